@@ -126,6 +126,8 @@ DATASETS = {c.name:c for c in [
     DatasetCard('mm_fit', 'Ten gym exercises and the time between, felt at five places and seen as 3-D poses', 'readers:read_mm_fit',
         MMFIT_ACTIONS, 50., ('sw_l',), ('sw_l','sw_r','pose_3d'), window_s=5., stride_s=2.5, where='mmfit.github.io',
         cite='Strömbäck et al. 2020', terms='research use'),
+    DatasetCard('synth', 'Simulated bodies (synthetic)', 'synth:read_synth', tuple('wave push circle_cw circle_ccw walk squat'.split()), 50., ('imu',), ('imu','skeleton'),
+        whole=True, length=100, package='harkd', where='made by chapter 00a', terms='Apache-2.0'),
     DatasetCard('sessions', 'Your own recordings, as Parquet sessions or a folder of CSVs with a manifest', 'sessions:read_sessions', (),
         50., (), (), where='chapter 00c says how to lay out your files'),
 ]}

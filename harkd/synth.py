@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['SKELETON', 'BONES', 'GRAVITY', 'SYNTH_ACTIONS', 'body', 'limb_frames', 'virtual_imu', 'sensor_noise', 'simulate',
-           'synth_dataset', 'render_depth', 'planted_bursts']
+           'synth_dataset', 'read_synth', 'render_depth', 'planted_bursts']
 
 # %% ../nbs/00a_synth.ipynb #f5cf9fc4
 from dataclasses import dataclass
 import numpy as np
 from scipy.signal import savgol_filter
 
-from .data import Dataset,DatasetCard,Recording,Span,Stream,hash_recordings
+from .data import DATASETS,Dataset,Recording,Span,Stream,hash_recordings
 
 # %% ../nbs/00a_synth.ipynb #ebec1705
 SKELETON = tuple('''head shoulder_center spine hip_center left_shoulder left_elbow left_wrist left_hand right_shoulder right_elbow right_wrist
@@ -96,7 +96,7 @@ def _arms(t, phase, reach, k):
             'squat':{'right_hip':(.9*reach*(1-c)/2,.1), 'right_ankle':(-.9*reach*(1-c)/2,.1), 'left_hip':(.9*reach*(1-c)/2,.1), 'left_ankle':(-.9*reach*(1-c)/2,.1),
                      'right_shoulder':(1.2*reach*(1-c)/2,0.)}}[k]
 
-SYNTH_ACTIONS = ('wave','push','circle_cw','circle_ccw','walk','squat')
+SYNTH_ACTIONS = DATASETS['synth'].classes
 
 def simulate(action:str, # One of `SYNTH_ACTIONS`
              rng:np.random.Generator,
@@ -133,8 +133,12 @@ def synth_dataset(subjects:int=6, # People
                 recs.append(Recording(f'{action}_s{s}_t{trial}', f's{s}', 'synth', {
                     'imu':Stream(imu, t, tuple(f'{k}_{a}' for k in ('acc','gyro') for a in 'xyz'), ('m/s²',)*3+('rad/s',)*3, 'right wrist (synthetic)'),
                     'skeleton':Stream(sees, t[::2], SKELETON, ('m',), 'camera (synthetic)')}, (Span(action, 0., len(t)/fs),)))
-    card = DatasetCard('synth', 'Simulated bodies (synthetic)', 'synth:synth_dataset', SYNTH_ACTIONS, fs, ('imu',), ('imu','skeleton'), whole=True, length=100)
-    return Dataset(card, recs, hash_recordings(recs))
+    return Dataset(DATASETS['synth'], recs, hash_recordings(recs))
+
+def read_synth(root=None # Not used: nothing is read
+              )->list[Recording]:
+    "The data set `synth`: six simulated people"
+    return synth_dataset().recordings
 
 # %% ../nbs/00a_synth.ipynb #f0da5e0c
 def render_depth(joints:np.ndarray, # (t,20,3) m, camera at the origin looking along +z

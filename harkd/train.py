@@ -122,10 +122,11 @@ def train(model:nn.Module, # Trained in place; ends with the averaged weights, i
     "Train a model"
     acc = _accelerator(cfg.precision); feed = replace(feed, batch_size=cfg.batch_size, seed=cfg.seed)
     opt = make_optimizer(model, cfg); ema = None; total = cfg.epochs*feed.steps
-    history,start,sums = [],0,{}
+    history,start,sums,scaler = [],0,{},None
     model.to(acc.device); ema = EMA(model, cfg.ema) if cfg.ema else None
-    if checkpoint and Path(checkpoint).exists(): start,history,sums = _resume(checkpoint, model, ema, opt, cfg)
+    if checkpoint and Path(checkpoint).exists(): start,history,sums,scaler = _resume(checkpoint, model, ema, opt, cfg)
     wrapped,opt = acc.prepare(model, opt) if acc.num_processes>1 or cfg.precision!='no' else (model,opt)
+    if scaler: acc.scaler.load_state_dict(scaler)
     steps = range(start, total)
     for i in (bar:=tqdm(steps, progress, initial=start, total=total, disable=not (progress and acc.is_main_process), delay=1., mininterval=.5, leave=False)):
         epoch,s = divmod(i, feed.steps)
@@ -136,7 +137,7 @@ def train(model:nn.Module, # Trained in place; ends with the averaged weights, i
             if val_every and len(feed.split.val) and ((epoch+1)%val_every==0 or epoch+1==cfg.epochs): history[-1]['val_accuracy'] = _with(model, ema, lambda: accuracy(model, feed, feed.split.val))
             bar.set_postfix({k:f'{v:.3f}' for k,v in history[-1].items() if k in ('loss','val_accuracy')})
         if checkpoint and acc.is_main_process and ((i+1)%(every or feed.steps)==0 or i+1==total):
-            save_tensors(checkpoint, *_pack(model, ema, opt, {'step':i+1, 'history':history, 'sums':sums, 'config':hash_config(cfg)}))
+            save_tensors(checkpoint, *_pack(model, ema, opt, {'step':i+1, 'history':history, 'sums':sums, 'scaler':acc.scaler and acc.scaler.state_dict(), 'config':hash_config(cfg)}))
     if ema: model.load_state_dict(ema.state)
     model.eval()
     return history
@@ -155,7 +156,7 @@ def _step(model, feed, loss, opt, cfg, acc, epoch, s, i, total, sums):
     set_seed(step_seed(cfg.seed, epoch, s, 1, *([rank] if rank else []))); model.train()
     with acc.autocast() if cfg.precision!='no' else nullcontext(): got = loss(model, batch)
     parts = got if isinstance(got, dict) else {'loss':got}
-    if not math.isfinite(value:=float(parts['loss'])): raise FloatingPointError(f"loss is {value} at epoch {epoch+1}, step {s+1}, on windows {batch.ids.tolist()[:8]}…; lower lr (now {opt.param_groups[0]['lr']:.2g}) or look at these windows")
+    if not math.isfinite(value:=float(parts['loss'].detach())): raise FloatingPointError(f"loss is {value} at epoch {epoch+1}, step {s+1}, on windows {batch.ids.tolist()[:8]}…; lower lr (now {opt.param_groups[0]['lr']:.2g}) or look at these windows")
     opt.zero_grad(); acc.backward(parts['loss'])
     if cfg.clip: acc.clip_grad_norm_(model.parameters(), cfg.clip)
     opt.step()
@@ -165,7 +166,7 @@ def _resume(path, model, ema, opt, cfg):
     tensors,where = load_tensors(path)
     if where['config']!=hash_config(cfg): raise ValueError(f"checkpoint '{path}' belongs to another configuration; delete it, or give the run another name")
     _unpack(model, ema, opt, tensors)
-    return where['step'],where['history'],where['sums']
+    return where['step'],where['history'],where['sums'],where['scaler']
 
 def _with(model, ema, f): # f() with the averaged weights in place
     if ema is None: return f()
