@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'Lesson', 'DistillConfig', 'distill', 'find_teacher', 'run_fold', 'run_name', 'check_experiment',
-           'run_distill', 'paired', 'summary', 'plot_summary']
+           'run_distill', 'paired', 'summary', 'plot_summary', 'open_run']
 
 # %% ../nbs/05_distill.ipynb #abed2d75
-from dataclasses import dataclass,replace
+from dataclasses import dataclass,fields,replace
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from torch import Tensor
@@ -173,3 +173,17 @@ def plot_summary(run:Run, ax=None):
     ax.set_xticks(range(len(m['summary'])), ['teacher','student\nalone','distilled\nstudent'][:len(m['summary'])])
     ax.set(ylabel='accuracy (%)', title=f"The teacher brought {p['diff']*100:+.1f} points"+('' if np.isnan(p['low']) else f" [{p['low']*100:+.1f}, {p['high']*100:+.1f}]"))
     return ax
+
+# %% ../nbs/05_distill.ipynb #39eaaa25
+def open_run(run:str|Path, fold:int|None=None, # None: the first that was run
+             seed:int=0)->tuple[DistillConfig,Feed,np.ndarray,dict[str,HarModel]]: # Configuration, feed, ids of the held-out windows, models by arm
+    "The models of a finished run and the windows they are judged on"
+    run = Run(run)
+    if not run.finished: raise ValueError(f"run '{run.path}' is not finished: it has no metrics.json; start it again, it goes on where it stopped")
+    cfg = DistillConfig(**{f.name:run.config[f.name] for f in fields(DistillConfig) if f.name in run.config}); fold = max(cfg.fold, 0) if fold is None else fold
+    here = run/f'fold{fold}_seed{seed}'
+    if not here.is_dir(): raise ValueError(f"run '{run.path.name}' has no fold {fold} with seed {seed}, only: {', '.join(sorted(p.name for p in run.path.glob('fold*')))}")
+    feed = Feed.fit(experiment_splits(replace(cfg, fold=-1), experiment_windows(cfg))[fold], augment=cfg.augment)
+    models = {a:load_model(here/a)[0] for a in ARMS if (here/a/'harkd.json').exists()}
+    if 'teacher' not in models: models['teacher'] = find_teacher(cfg.teacher, feed, fold, seed)
+    return cfg,feed,feed.split.test if cfg.final else feed.split.val,models

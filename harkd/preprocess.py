@@ -7,7 +7,8 @@ __all__ = ['clean_samples', 'resample', 'even_grid', 'find_gaps', 'lowpass', 'Ba
            'Windows', 'cut_windows', 'Normalizer', 'gramian_angular_field']
 
 # %% ../nbs/01_preprocess.ipynb #968f5f49
-from dataclasses import dataclass,field,replace
+from dataclasses import dataclass,replace
+from functools import cached_property
 import numpy as np, pandas as pd, torch
 from scipy.signal import butter,sosfiltfilt
 from torch import Tensor
@@ -158,24 +159,26 @@ class Windows:
         stream,sensor,extra = parse_input(spec); own = tuple(c for c in self.flat[stream].channels if c.startswith(sensor))
         return own+tuple(f'{c[:-2]}_norm' for c in own if 'norm' in extra and c.endswith('_x'))+(('duration',) if 'duration' in extra else ())
 
+    @cached_property
+    def _columns(self): # of the table, as tensors beside the samples
+        device = next(iter(self.flat.values())).values.device
+        return tuple(torch.tensor(self.table[c].to_numpy(), dtype=d, device=device) for c,d in (('recording',torch.long),('start',torch.float64),('stop',torch.float64),('label',torch.long)))
+
     def batch(self,
               ids, # (b,) which windows
               at=None, # Function of (u, b) to (b,t) positions in [0,1]: warps time; None reads evenly
               inputs:tuple[str,...]|None=None, # None: all
              )->Batch: # SI units, on the device of the samples
         "Cut some windows now"
-        flat = next(iter(self.flat.values())); device = flat.values.device
-        ids = torch.as_tensor(np.asarray(ids), dtype=torch.long); t = self.table
-        col = lambda c,dtype: torch.tensor(t[c].to_numpy()[ids.numpy()], dtype=dtype, device=device)
-        rec,start,stop = col('recording', torch.long),col('start', torch.float64),col('stop', torch.float64)
+        ids = torch.as_tensor(np.asarray(ids), dtype=torch.long); rec,start,stop,label = (c[ids.to(c.device)] for c in self._columns)
         x,mask = {},{}
         for i in inputs or self.inputs:
             stream,sensor,extra = parse_input(i); f = self.flat[stream]
             u = torch.linspace(0, 1, self.length[i], dtype=torch.float64).expand(len(ids), -1)
             if at is not None: u = at(u)
-            v = f.read(rec, start[:,None]+u.to(device)*(stop-start)[:,None]); keep = [k for k,c in enumerate(f.channels) if c.startswith(sensor)]
+            v = f.read(rec, start[:,None]+u.to(start)*(stop-start)[:,None]); keep = [k for k,c in enumerate(f.channels) if c.startswith(sensor)]
             x[i],mask[i] = _derive(v[:,:,keep], f.present[rec][:,keep], [f.channels[k] for k in keep], extra, (stop-start).float()+1/self.card.fs)
-        return Batch(x, col('label', torch.long), ids.to(device), (stop-start).float()+1/self.card.fs, {i:self.channels(i) for i in x}, mask)
+        return Batch(x, label, ids.to(label.device), (stop-start).float()+1/self.card.fs, {i:self.channels(i) for i in x}, mask)
 
     def to(self, device)->'Windows': # Samples on a device; the table stays
         move = lambda f: replace(f, **{k:getattr(f,k).to(device) for k in ('values','offset','count','t0','present')})

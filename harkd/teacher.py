@@ -11,7 +11,7 @@ from torch import nn,Tensor
 
 from .attention import Encoder
 from .preprocess import Windows,input_stream
-from .student import Features,HarModel,SeparableBlock,check_window,make_student,STUDENTS
+from .student import STUDENTS,Features,HarModel,SeparableBlock,as_picture,as_sequence,check_window,make_student,sequence_conv
 from .tokens import PatchTokens
 
 # %% ../nbs/04_teacher.ipynb #9dc2f8de
@@ -30,14 +30,14 @@ class Branch(nn.Module):
     def __init__(self, channels:int, width:int, depth:int=3, kernel:int=9, stem_stride:int=2):
         super().__init__()
         widths = [width*(2 if i>=depth//2+1 else 1) for i in range(depth+1)]
-        self.stem = nn.Sequential(nn.Conv1d(channels, widths[0], 9, stem_stride, 4, bias=False), nn.BatchNorm1d(widths[0]), nn.ReLU())
+        self.stem = sequence_conv(channels, widths[0], 9, stem_stride)
         self.blocks = nn.ModuleList(nn.Sequential(SeparableBlock(a, b, kernel, 2 if i in (0,depth//2) else 1), SeparableBlock(b, b, kernel)) for i,(a,b) in enumerate(zip(widths, widths[1:])))
         self.dim = widths[-1]
     def forward(self, x:Tensor # (b,t,c)
                )->tuple[list[Tensor],Tensor]: # Maps (b,t,d), and (b,2d) means and maxima of the last
-        x,maps = self.stem(x.transpose(1,2)),[]
-        for b in self.blocks: x = b(x); maps.append(x.transpose(1,2))
-        return maps,torch.cat([x.mean(-1), x.amax(-1)], 1)
+        x,maps = F.relu(self.stem(as_picture(x))),[]
+        for b in self.blocks: x = b(x); maps.append(as_sequence(x))
+        return maps,torch.cat([maps[-1].mean(1), maps[-1].amax(1)], 1)
 
 class FusionTeacher(HarModel):
     "One convolutional branch for each stream, joined"
@@ -97,7 +97,7 @@ class STConvT(HarModel):
         s = self.spatial(s)[...,:n*L].unflatten(3, (n,L)).permute(0,3,1,2,4).flatten(2)
         felt,_,bounds = self.patches(imu); streams = []
         for tokens,cls,encoder in ((self.segment(s), self.cls[0], self.sees), (felt, self.cls[1], self.feels)):
-            streams.append(encoder(self.drop(torch.cat([cls.expand(len(imu), -1, -1), tokens], 1)+self.pos)))
+            streams.append(encoder(self.drop(torch.cat([cls.expand(imu.shape[0], -1, -1), tokens], 1)+self.pos)))
         out,tokens,fused = self.fuses(streams[0][0]+streams[1][0])
         return Features(self.head(out[:,0]), out[:,0], tuple(k[:,1:] for k in tokens), (*streams[0][2],*streams[1][2],*fused), bounds)
 

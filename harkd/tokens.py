@@ -70,7 +70,7 @@ def resample_patches(x:Tensor, # (b,t,c)
     at = (a+(z-a)*(torch.arange(patch_len, device=x.device)+.5)/patch_len).flatten(1)
     i = at.floor().long().clamp(max=x.shape[1]-2); w = (at-i)[...,None].to(x.dtype)
     take = lambda j: x.gather(1, j[...,None].expand(-1, -1, x.shape[2]))
-    return torch.lerp(take(i), take(i+1), w).reshape(len(x), bounds.shape[1]-1, -1),(z-a)[...,0]
+    return torch.lerp(take(i), take(i+1), w).reshape(x.shape[0], bounds.shape[1]-1, -1),(z-a)[...,0]
 
 # %% ../nbs/02_tokens.ipynb #600e3dba
 class PatchTokens(nn.Module):
@@ -83,7 +83,7 @@ class PatchTokens(nn.Module):
                )->tuple[Tensor,Tensor|None,Tensor]: # (b,p,d) tokens; mask None: all are real; (b,p+1) boundaries in samples
         p = patchify(x, self.patch_len)
         bounds = torch.arange(p.shape[1]+1, device=x.device)*self.patch_len
-        return self.embed(p),None,bounds.to(x.dtype).expand(len(x), -1)
+        return self.embed(p),None,bounds.to(x.dtype).expand(x.shape[0], -1)
 
 class MotionTokens(nn.Module):
     "Patches that follow the motion, at a canonical length, with their duration"

@@ -107,7 +107,7 @@ def make_optimizer(module:nn.Module, cfg:TrainConfig)->torch.optim.Optimizer:
     "AdamW that decays matrices and kernels, and spares biases and norms"
     p = [p for p in module.parameters() if p.requires_grad]
     groups = [{'params':[q for q in p if q.ndim>1], 'weight_decay':cfg.weight_decay}, {'params':[q for q in p if q.ndim<=1], 'weight_decay':0.}]
-    return torch.optim.AdamW([g for g in groups if g['params']], lr=cfg.lr)
+    return torch.optim.AdamW([g for g in groups if g['params']], lr=cfg.lr, fused=True)
 
 # %% ../nbs/02d_train.ipynb #41b52a99
 def train(model:nn.Module, # Trained in place; ends with the averaged weights, in eval mode
