@@ -31,7 +31,7 @@ demo: $(VENV)/.core
 
 test: $(VENV)/.all
 	$(BIN)/nbdev_test --n_workers 2 --timing --do_print
-	IN_TEST=1 $(BIN)/python -m pytest -q tests
+	IN_TEST=1 $(BIN)/python -m pytest -q -rs tests
 
 lab: $(VENV)/.all
 	$(BIN)/jupyter lab nbs

@@ -18,7 +18,7 @@ from .data import BadRecording,MMFIT_ACTIONS,Recording,Span,Stream,UTD_ACTIONS
 
 # %% ../nbs/00b_readers.ipynb #8cf1da50
 G = 9.80665 # m/s² in one standard gravity
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError, OverflowError, AttributeError, NotImplementedError, struct.error, zlib.error)
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError, OverflowError, AttributeError, NotImplementedError, struct.error, zlib.error, scipy.io.matlab.MatReadError)
 
 def have_data(name:str # Data set below `HARKD_DATA`
              )->bool: # False is said aloud

@@ -121,16 +121,16 @@ def save_tensors(path:str|Path, tensors:dict[str,torch.Tensor], meta:dict|None=N
                 )->Path:
     "Write tensors and a little JSON atomically, sealed"
     t = {k:v.detach().cpu().contiguous() for k,v in tensors.items()}; meta = json.loads(json.dumps(meta or {}, default=_plain))
-    return write_bytes(path, safetensors_bytes(t, {'harkd':json.dumps(meta), 'sha256':_seal(t, meta)}))
+    return write_bytes(path, safetensors_bytes(t, {'harkd':json.dumps({'meta':meta, 'sha256':_seal(t, meta)})}))   # one key: the header's order is random otherwise
 
 def load_tensors(path:str|Path)->tuple[dict[str,torch.Tensor],dict]: # Tensors and meta
     "Read them back, or say which file is damaged"
     if not Path(path).exists(): raise FileNotFoundError(f"'{path}' is missing")
     try:
         with safe_open(path, 'pt') as f: head,t = f.metadata() or {},{k:f.get_tensor(k) for k in f.keys()}
-        meta = json.loads(head.get('harkd','{}'))
-    except (SafetensorError,ValueError,OSError) as e: raise DamagedFile(f"{path}: not a whole safetensors file ({e})") from e
-    if head.get('sha256')!=_seal(t, meta): raise DamagedFile(f"{path}: content and seal differ; the file was changed after it was written")
+        ours = json.loads(head['harkd']); meta,seal = ours['meta'],ours['sha256']
+    except (SafetensorError,ValueError,OSError,KeyError,TypeError) as e: raise DamagedFile(f"{path}: not a whole file of harkd's ({e})") from e
+    if seal!=_seal(t, meta): raise DamagedFile(f"{path}: content and seal differ; the file was changed after it was written")
     return t,meta
 
 # %% ../nbs/02c_runs.ipynb #9d2b660d

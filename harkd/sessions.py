@@ -74,18 +74,19 @@ def _read_row(root, m, row):
         if not len(tables[f]): raise BadRecording(f"{f}: has no rows")
         if clock:
             tables[f] = tables[f].sort_values(clock['column'], kind='stable') if clock['column'] in tables[f] else tables[f]
-            time[f] = _column(tables[f], clock['column'], f)*unit_scale(clock.get('unit','s'), f)
+            time[f] = _column(tables[f], clock['column'], f)
         else: time[f] = np.arange(len(tables[f]))/m.get('fs', 50.)
-    zero,streams = min(t[0] for t in time.values()),{}
+    zero,scale,streams = min(t[0] for t in time.values()),unit_scale((clock or {}).get('unit','s'), root/'manifest.json'),{}
+    time = {f:(t-zero)*scale for f,t in time.items()}   # the zero goes first: a wall clock in seconds has no microseconds left
     for s,d in m['streams'].items():
         f = root/str(row[d.get('file','file')]); cols = d['columns']
         x = np.stack([_column(tables[f], c, f)*unit_scale(_unit(d, k)) for k,c in cols.items()], 1)
         units = tuple(SI.get(u:=_unit(d, k), u) for k in cols)
-        if d.get('joints'): streams[s] = Stream(x.reshape(len(x), -1, 3), time[f]-zero, tuple(d['joints']), units[:1], d.get('placement',''))
-        else: streams[s] = Stream(x, time[f]-zero, tuple(cols), units, d.get('placement',''))
+        if d.get('joints'): streams[s] = Stream(x.reshape(len(x), -1, 3), time[f], tuple(d['joints']), units[:1], d.get('placement',''))
+        else: streams[s] = Stream(x, time[f], tuple(cols), units, d.get('placement',''))
     f,t = next(iter(time.items()))
-    if 'label' in m: spans = label_spans(_column(tables[f], m['label'], f, numeric=False), t-zero)
-    else: spans = (Span(str(row['label']), 0., float(max(v[-1] for v in time.values())-zero)+1e-3),)
+    if 'label' in m: spans = label_spans(_column(tables[f], m['label'], f, numeric=False), t)
+    else: spans = (Span(str(row['label']), 0., float(max(v[-1] for v in time.values()))+1e-3),)
     return Recording(str(row['id']), str(row['subject']), m.get('name', root.name), streams, spans, str(row.get('group','')))
 
 # %% ../nbs/00c_sessions.ipynb #57dadc37

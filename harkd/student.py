@@ -51,6 +51,7 @@ def as_sequence(x:Tensor # (b,c,1,t)
     "And back"
     return x.squeeze(2).transpose(1,2)
 
+# %% ../nbs/03_student.ipynb #16ec4ed2
 class SeparableBlock(nn.Module):
     "Filter each channel along time, then mix the channels"
     def __init__(self, c_in:int, c_out:int, kernel:int, stride:int=1):

@@ -99,8 +99,10 @@ def _unpack(model, ema, opt, tensors):
     model.load_state_dict(part('model.'))
     if ema:
         for k,v in part('ema.').items(): ema.state[k].copy_(v)
-    state = {}
-    for k,v in part('opt.').items(): i,name = k.split('.'); state.setdefault(int(i), {})[name] = v
+    state,params = {},[p for g in opt.param_groups for p in g['params']]
+    for k,v in part('opt.').items():
+        i,name = k.split('.'); like = params[int(i)] # moments lie in memory as their parameter does: the fused step walks both in memory order
+        state.setdefault(int(i), {})[name] = torch.empty_like(like).copy_(v) if v.shape==like.shape else v
     opt.load_state_dict({**opt.state_dict(), 'state':state})
 
 def make_optimizer(module:nn.Module, cfg:TrainConfig)->torch.optim.Optimizer:

@@ -31,7 +31,7 @@ def complaints(path):
     if 'nbdev_export(' in lessons: yield 'exports itself while it runs'
     run,par = [i for i,c in enumerate(cells) if re.match(r'## Full run\b', source(c))],[i for i,c in enumerate(cells) if 'parameters' in tags(c)]
     if bool(run)!=bool(par): yield '"## Full run" and a cell tagged parameters come together or not at all'
-    if par:
+    elif par:
         if len(par)>1 or par[0]!=run[0]+1: yield 'the parameters cell does not follow "## Full run"'
         for l in lines(source(cells[par[0]])):
             if not re.match(r'\w+: \w+ = .+ # .+', l): yield f'parameter is not "name: type = value  # meaning": {l}'
@@ -49,7 +49,7 @@ def test_the_ten_heads_are_there_in_order():
     assert {'00_data','01_preprocess','02_tokens','03_student','04_teacher','05_distill','07_evaluate','08_explain','09_deploy'}<=set(heads) and heads==sorted(heads)
 
 def test_the_rules_can_fail(tmp_path):
-    bad = json.loads((NBS[0]).read_text())
+    bad = json.loads(NBS[0].read_text())
     bad['cells'][0]['source'] = ['no title']; bad['cells'].append({'cell_type':'code','metadata':{'tags':['parameters']},'outputs':[],'source':['alpha = .7']})
-    (p:=tmp_path/NBS[0].name).write_text(json.dumps(bad))
+    (p:=tmp_path/NBS[0].name).write_text(json.dumps(bad, indent=1))
     found = ' | '.join(complaints(p)); assert 'begins without' in found and 'come together' in found

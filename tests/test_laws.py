@@ -1,0 +1,105 @@
+"The laws that several chapters keep together; each test breaks one on purpose"
+import pickle,re
+from dataclasses import replace
+import numpy as np, pandas as pd, pytest, torch
+from hypothesis import given,settings,strategies as st
+from harkd.data import BadRecording,load_dataset
+from harkd.distill import DistillConfig,Lesson,distill
+from harkd.evaluate import LadderConfig,ladder_table,run_ladder
+from harkd.experiment import experiment_windows
+from harkd.preprocess import Normalizer,cut_windows
+from harkd.runs import DamagedFile,load_model,load_tensors,save_model,set_seed
+from harkd.split import LEAKY,Feed,Leak,LeakySplit,Split,by_subject,find_leaks,kfold_splits,leaky_split,loso_splits
+from harkd.student import make_student
+from harkd.synth import synth_dataset
+from harkd.teacher import make_teacher
+from harkd.train import accuracy,predict,run_model
+from tests.conftest import data
+
+@pytest.fixture(scope='module')
+def windows(): return cut_windows(synth_dataset(5, 2), ('imu','skeleton'), whole=False, window_s=1., stride_s=.25)
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_law_1_no_split_with_a_leak_can_be_made(windows, seed):
+    "Move any window of an honest split to another side: it cannot be made any more"
+    rng = np.random.default_rng(seed); who = list(rng.permutation(['s1','s2','s3','s4','s5']))
+    s = by_subject(windows, who[:3], who[3:4], who[4:]); assert not find_leaks(windows.table, s.parts)
+    a,b = rng.choice(['train','val','test'], 2, replace=False); parts = {k:getattr(s,k) for k in ('train','val','test')}
+    i = rng.integers(len(parts[a])); moved = parts[a][i]; parts[a],parts[b] = np.delete(parts[a], i),np.append(parts[b], moved)
+    with pytest.raises(Leak): Split(windows, **parts, protocol='mine')
+
+def test_law_1_shared_samples_are_found_without_subjects(windows):
+    t = windows.table.assign(subject=None, group=''); one = np.flatnonzero(t.recording==0)
+    assert find_leaks(t, {'train':one[::2],'test':one[1::2]})['samples']>0
+
+def test_law_1_leaky_figures_say_so(windows):
+    for kind in LEAKY: assert isinstance(s:=leaky_split(windows, kind), LeakySplit) and find_leaks(windows.table, s.parts)
+    rows = [dict(protocol=p, accuracy=.9, n=10, seed=0) for p in (*LEAKY,'loso')]
+    assert ladder_table(rows).note.tolist()==[LeakySplit.warning]*3+['unknown people']
+
+def test_law_1_statistics_come_from_training_subjects_only(windows):
+    s = by_subject(windows, ['s1','s2'], ['s3'], ['s4','s5']); f = windows.flat['imu']; v = f.values.clone()
+    for r in set(windows.table.recording.iloc[np.r_[s.val,s.test]]): v[f.offset[r]:f.offset[r]+f.count[r]] = 1e9
+    poisoned = replace(windows, flat={**windows.flat, 'imu':replace(f, values=v)})
+    assert Feed.fit(replace(s, windows=poisoned)).norm==Feed.fit(s).norm
+
+def test_law_2_teacher_and_student_look_at_the_same_windows(windows):
+    "Whatever is drawn, cut, warped or mixed, both inputs of a batch come from the same windows"
+    cfg = DistillConfig(mixup=.5, warp=.4); feed = Feed.fit(by_subject(windows, ['s1','s2','s3'], ['s4']), augment=cfg.augment)
+    seen = []
+    class Eyes(torch.nn.Module):
+        inputs = ('imu','skeleton')
+        def forward(self, imu, skeleton): seen.append((imu, skeleton)); return torch.zeros(len(imu), 6)
+    class Skin(torch.nn.Module):
+        inputs = ('imu',)
+        def __init__(self): super().__init__(); self.w = torch.nn.Parameter(torch.zeros(1))
+        def forward(self, imu): seen.append(imu); return self.w*torch.ones(len(imu), 6)
+    lesson,b = Lesson(Eyes(), .5, 2., 0.),feed.train(1, 0); lesson(Skin(), b)
+    (imu,_),mine = seen; assert imu is mine and imu is b.x['imu']
+    plain = feed.norm(windows.batch(b.ids)); assert (plain.y==b.y).all()
+
+def test_law_2_the_teacher_scores_in_the_loop_what_it_scores_alone(windows):
+    feed = Feed.fit(by_subject(windows, ['s1','s2','s3'], ['s4'])); set_seed(0); teacher = make_teacher('fusion', windows, width=8)
+    student = make_student('conv_8k', windows, ('imu',)); distill(student, teacher, feed, cfg=DistillConfig(epochs=1, alpha=.5))
+    lesson = Lesson(teacher, .5, 2., 0.); inside = torch.cat([lesson.teach(b) for b in feed.plain(feed.split.val)])
+    assert torch.equal(inside, predict(teacher, feed, feed.split.val)) and not teacher.training
+    assert (inside.argmax(1).numpy()==windows.y[feed.split.val]).mean()==accuracy(teacher, feed, feed.split.val)
+
+def test_law_3_overlapping_windows_cost_nothing():
+    d = synth_dataset(2, 1); few,many = (cut_windows(d, ('imu',), whole=False, window_s=1., stride_s=s) for s in (1.,.05))
+    assert len(many)>5*len(few) and many.flat['imu'].values.shape==few.flat['imu'].values.shape
+    total = sum(len(r.streams['imu'].values) for r in d.recordings); assert len(many.flat['imu'].values)<=total
+
+def test_law_8_no_pickle_is_ever_loaded(tmp_path, windows):
+    save_model(make_student('conv_8k', windows, ('imu',)), tmp_path/'m')
+    class Bomb:
+        def __reduce__(self): return exec, ("open('pwned','w')",)
+    for f in ('model.safetensors','harkd.json'):
+        good = (tmp_path/'m'/f).read_bytes(); (tmp_path/'m'/f).write_bytes(pickle.dumps(Bomb()))
+        with pytest.raises(DamagedFile, match=f): load_model(tmp_path/'m')
+        (tmp_path/'m'/f).write_bytes(good)
+    torch.save(make_student('conv_8k', windows, ('imu',)).state_dict(), tmp_path/'m'/'model.safetensors')
+    with pytest.raises(DamagedFile, match='model.safetensors'): load_model(tmp_path/'m')
+
+def test_law_8_nothing_in_the_package_unpickles():
+    from pathlib import Path
+    import harkd; source = {p.name:p.read_text() for p in Path(harkd.__file__).parent.glob('*.py')}
+    for name,s in source.items():
+        assert not re.search(r'torch\.load\(|allow_pickle=True\s*[,)]|joblib\.load|pickle\.loads?\(', s), name
+
+@given(fs=st.sampled_from([20.,37.,50.,104.]), seconds=st.floats(.4, 2.), share=st.floats(.2, 1.), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_windows_are_slices_of_the_grid(fs, seconds, share, seed):
+    "Any rate, any length, any stride: a window is a stretch of its own recording, as long as asked for"
+    d = synth_dataset(2, 1, seed=seed, fs=fs); w = cut_windows(d, ('imu',), whole=False, window_s=seconds, stride_s=seconds*share); f = w.flat['imu']
+    n = w.length['imu']; assert n==round(seconds*w.card.fs)
+    for i in np.random.default_rng(seed).integers(len(w), size=4):
+        x = w.batch([i]).x['imu'][0]; r = w.table.iloc[i]; mine = f.values[f.offset[r.recording]:f.offset[r.recording]+f.count[r.recording]]
+        lo,hi = mine.amin(0)-1e-4,mine.amax(0)+1e-4
+        assert x.shape==(n,6) and (x>=lo).all() and (x<=hi).all() and r.start>=0 and r.stop<=d.recordings[r.recording].duration+1e-6
+
+def test_utd_mhad_splits_do_not_leak():
+    data('utd_mhad'); w = cut_windows(load_dataset('utd_mhad', streams=('imu',)), ('imu',), window_s=2., whole=False)
+    for s in loso_splits(w): assert not find_leaks(w.table, s.parts)
+    found = find_leaks(w.table, leaky_split(w, 'random_windows').parts); assert found['samples']>400 and found['subject']>1000
