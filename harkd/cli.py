@@ -51,16 +51,18 @@ def parse_params(given:list[tuple[str,str]], known:dict)->dict:
 # %% ../nbs/09a_cli.ipynb #49a4277a
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Teachers that see train tiny activity recognisers that only feel.", pretty_exceptions_enable=False)
 
-def execute(chapter:str, params:dict, output:Path|None=None)->dict: # What its cells printed last: 'text'; and 'output', the executed notebook
+def execute(chapter:str, params:dict, output:Path|None=None)->dict: # What its run cells printed: 'text'; and 'output', the executed notebook
     "Execute a chapter with parameters, showing its progress"
     import logging,papermill as pm
-    logging.getLogger('papermill').setLevel(logging.ERROR)
+    from traitlets.config import Config
+    os.environ.setdefault('OMP_NUM_THREADS', '1') # folds run side by side; threads of small networks only wait for each other
+    logging.getLogger('papermill').setLevel(logging.ERROR); quiet = {'config':Config({'KernelManager':{'transport':'ipc'}})} if os.name=='posix' else {} # over TCP each kernel warns of eavesdroppers
     path = runnable()[chapter]; output = Path(output or Path.cwd()/'runs'/f"{chapter}-{_next(chapter):03d}.ipynb"); output.parent.mkdir(parents=True, exist_ok=True)
-    try: nb = pm.execute_notebook(str(path), str(output), parameters=params, cwd=str(Path.cwd()), kernel_name='python3', progress_bar={'desc':f'{chapter}'} if sys.stderr.isatty() else True)
+    try: nb = pm.execute_notebook(str(path), str(output), parameters=params, cwd=str(Path.cwd()), kernel_name='python3', progress_bar={'desc':chapter}, **quiet)
     except pm.PapermillExecutionError as e: raise SystemExit(f"{chapter}: {e.ename}: {e.evalue}\n(executed notebook: {output})") from None
-    done = [c for c in nb.cells if c.cell_type=='code']; i = next(k for k,c in enumerate(done) if 'parameters' in c.metadata.get('tags',[]))
-    text = [''.join(o.get('text') or o.get('data',{}).get('text/plain','')) for c in done[i+2:] for o in c.outputs if o.output_type in ('stream','execute_result') and o.get('name')!='stderr']
-    return {'text':'\n'.join(t.rstrip() for t in text if t.strip() and not t.startswith('<Figure')), 'output':output}
+    done = [c for c in nb.cells if c.cell_type=='code']; first = max(k for k,c in enumerate(done) if {'parameters','injected-parameters'}&set(c.metadata.get('tags',[])))
+    shown = [''.join(o.get('text') or o.get('data',{}).get('text/plain','')) for c in done[first+2:] for o in c.outputs if o.output_type in ('stream','execute_result') and o.get('name')!='stderr']
+    return {'text':'\n'.join(t.rstrip() for t in shown if t.strip() and not t.startswith('<')), 'output':output}
 
 def _next(chapter): # number of the next executed notebook
     return 1+max((int(m[1]) for p in (Path.cwd()/'runs').glob(f'{chapter}-*.ipynb') if (m:=re.match(rf'{chapter}-(\d+)$', p.stem))), default=0)

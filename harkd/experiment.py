@@ -121,12 +121,13 @@ def run_tasks(f, tasks:list[tuple], # Arguments of each call
              )->list:
     "Call a function for many arguments, side by side"
     jobs = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
-    work = (f(*t) for t in tasks) if jobs==1 else Parallel(jobs, return_as='generator')(delayed(_one_thread)(f, t) for t in tasks)
+    work = (_one_thread(f, t) for t in tasks) if jobs==1 else Parallel(jobs, return_as='generator')(delayed(_one_thread)(f, t) for t in tasks)
     return list(tqdm(work, what, total=len(tasks), disable=not what, delay=1., leave=False))
 
 def _one_thread(f, args):
-    torch.set_num_threads(1)
-    return f(*args)
+    had = torch.get_num_threads(); torch.set_num_threads(1)
+    try: return f(*args)
+    finally: torch.set_num_threads(had)
 
 # %% ../nbs/02f_experiment.ipynb #d296c3cb
 def per_seed(rows:list[dict], arm:str, what:str='accuracy')->np.ndarray: # (seeds,) each pooled over folds, by windows
