@@ -116,10 +116,13 @@ def trained(folder:str|Path, make, fit, feed:Feed, cfg, seed:int): # A model tha
 
 # %% ../nbs/02f_experiment.ipynb #6ca67101
 def run_tasks(f, tasks:list[tuple], # Arguments of each call
-              jobs:int=0, # Processes; 0: one for each core
-              what:str='' # On the progress bar
+              jobs:int=0, # Processes; 0: one for each core (Ray: as many as the cluster has)
+              what:str='', # On the progress bar
+              backend:str='joblib' # 'joblib' | 'ray'
              )->list:
     "Call a function for many arguments, side by side"
+    if backend not in ('joblib','ray'): raise ValueError(f"backend must be 'joblib' or 'ray', got '{backend}'")
+    if backend=='ray': return _ray_tasks(f, tasks, jobs, what)
     jobs = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
     work = (_one_thread(f, t) for t in tasks) if jobs==1 else Parallel(jobs, return_as='generator')(delayed(_one_thread)(f, t) for t in tasks)
     return list(tqdm(work, what, total=len(tasks), disable=not what, delay=1., leave=False))
@@ -128,6 +131,20 @@ def _one_thread(f, args):
     had = torch.get_num_threads(); torch.set_num_threads(1)
     try: return f(*args)
     finally: torch.set_num_threads(had)
+
+def _ray_tasks(f, tasks, jobs, what):
+    try: import ray
+    except ImportError: raise ImportError("backend 'ray' needs Ray: pip install 'harkd[cluster]'") from None
+    started = not ray.is_initialized()
+    if started: ray.init(**({} if os.environ.get('RAY_ADDRESS') else {'num_cpus':jobs or os.cpu_count()}), include_dashboard=False, log_to_driver=False, logging_level='ERROR')
+    try:
+        one = ray.remote(num_cpus=1)(_one_thread); pending = {one.remote(f, t):i for i,t in enumerate(tasks)}; out = [None]*len(tasks); bar = tqdm(total=len(tasks), desc=what, disable=not what, delay=1., leave=False)
+        while pending:
+            (ref,),_ = ray.wait(list(pending), num_returns=1); out[pending.pop(ref)] = ray.get(ref); bar.update()
+        bar.close()
+    finally:
+        if started: ray.shutdown()
+    return out
 
 # %% ../nbs/02f_experiment.ipynb #d296c3cb
 def per_seed(rows:list[dict], arm:str, what:str='accuracy')->np.ndarray: # (seeds,) each pooled over folds, by windows

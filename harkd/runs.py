@@ -147,7 +147,7 @@ def save_model(model:torch.nn.Module, # One of harkd's: has `config` (its argume
 
 def find_module(name:str)->str: # e.g. 'student'
     "Which of harkd's model modules defines a class of this name (for classes that a chapter just defined)"
-    for m in ('student','teacher','encoder','video'):
+    for m in ('student','teacher','learned_losses','encoder','video'):
         try: find_function(f'{m}:{name}'); return m
         except (ImportError,AttributeError): pass
     raise ValueError(f"'{name}' is not a model of harkd, so its folder could not be loaded again")

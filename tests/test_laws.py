@@ -10,7 +10,7 @@ from harkd.experiment import experiment_windows
 from harkd.preprocess import Normalizer,cut_windows
 from harkd.runs import DamagedFile,load_model,load_tensors,save_model,set_seed
 from harkd.split import LEAKY,Feed,Leak,LeakySplit,Split,by_subject,find_leaks,kfold_splits,leaky_split,loso_splits
-from harkd.student import make_student
+from harkd.student import Features,make_student
 from harkd.synth import synth_dataset
 from harkd.teacher import make_teacher
 from harkd.train import accuracy,predict,run_model
@@ -54,15 +54,15 @@ def test_law_2_teacher_and_student_look_at_the_same_windows(windows):
     class Skin(torch.nn.Module):
         inputs = ('imu',)
         def __init__(self): super().__init__(); self.w = torch.nn.Parameter(torch.zeros(1))
-        def forward(self, imu): seen.append(imu); return self.w*torch.ones(len(imu), 6)
-    lesson,b = Lesson(Eyes(), .5, 2., 0.),feed.train(1, 0); lesson(Skin(), b)
+        def features(self, imu): seen.append(imu); return Features(self.w*torch.ones(len(imu), 6), None, ())
+    lesson,b = Lesson([Eyes()], ['kd'], .5, 2., 0.),feed.train(1, 0); lesson(Skin(), b)
     (imu,_),mine = seen; assert imu is mine and imu is b.x['imu']
     plain = feed.norm(windows.batch(b.ids)); assert (plain.y==b.y).all()
 
 def test_law_2_the_teacher_scores_in_the_loop_what_it_scores_alone(windows):
     feed = Feed.fit(by_subject(windows, ['s1','s2','s3'], ['s4'])); set_seed(0); teacher = make_teacher('fusion', windows, width=8)
     student = make_student('conv_8k', windows, ('imu',)); distill(student, teacher, feed, cfg=DistillConfig(epochs=1, alpha=.5))
-    lesson = Lesson(teacher, .5, 2., 0.); inside = torch.cat([lesson.teach(b) for b in feed.plain(feed.split.val)])
+    lesson = Lesson([teacher], ['kd'], .5, 2., 0.); inside = torch.cat([lesson.teach(b)[0].logits for b in feed.plain(feed.split.val)])
     assert torch.equal(inside, predict(teacher, feed, feed.split.val)) and not teacher.training
     assert (inside.argmax(1).numpy()==windows.y[feed.split.val]).mean()==accuracy(teacher, feed, feed.split.val)
 
