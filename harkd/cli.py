@@ -107,13 +107,14 @@ def datasets():
 # %% ../nbs/09a_cli.ipynb #9e702bdc
 @app.command()
 def demo(seeds:Annotated[int, typer.Option(help="repetitions of each training")]=3,
+         epochs:Annotated[int, typer.Option(help="passes of each training; more are better, and slower")]=8,
          name:Annotated[str, typer.Option(help="name of the run folder below runs/")]='demo'):
     "The whole path on SPAR: distil, explain, export; a few minutes on two cores."
     import time
     from harkd.runs import repo_root
     start = time.perf_counter(); folder = repo_root()/'runs'/name; wrote = []
     typer.echo("SPAR: seven shoulder exercises of ten people. The teacher has accelerometer and gyroscope, the student the accelerometer alone.")
-    for chapter,args in (('distill', dict(run=name, seeds=seeds)), ('explain', dict(run=name)), ('deploy', dict(run=name))):
+    for chapter,args in (('distill', dict(run=name, seeds=seeds, epochs=epochs, teacher_epochs=epochs)), ('explain', dict(run=name)), ('deploy', dict(run=name))):
         done = execute(chapter, args, folder/f'{chapter}.ipynb'); wrote.append(done['output'])
         typer.echo(f"\n== {chapter} ==\n{done['text']}")
     typer.echo(f"\n{time.perf_counter()-start:.0f} s. Executed notebooks, with their figures:"); [typer.echo(f'  {w}') for w in wrote]

@@ -126,7 +126,7 @@ class Ensemble(HarModel):
         return torch.stack([m.classify(e) for m,e in zip(self.models, embedding.split(self.dims, 1))]).mean(0)
 
 # %% ../nbs/04_teacher.ipynb #30d24d71
-TEACHERS = {'fusion':dict(width=64, depth=3), 'wide':dict(width=96, depth=3), 'st_convt':dict()}
+TEACHERS = {'fusion':dict(width=64, depth=3), 'wide':dict(width=64, depth=3), 'st_convt':dict()}
 
 def make_teacher(name:str, # One of `TEACHERS`, or of `STUDENTS`
                  windows:Windows, # Whose channels, joints, length and classes it is built for
