@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['scores', 'per_class', 'plot_confusion', 'mean_interval', 'wilson_interval', 'show_interval', 'paired_bootstrap',
-           'sign_flip_test', 'mcnemar_test', 'corrected_t_test', 'holm', 'calibration_error']
+           'sign_flip_test', 'mcnemar_test', 'corrected_t_test', 'holm', 'calibration_error', 'fit_temperature']
 
 # %% ../nbs/02b_metrics.ipynb #b14c29db
 from itertools import product
 import numpy as np, pandas as pd
-from scipy import stats
+from scipy import optimize,special,stats
 from sklearn.metrics import accuracy_score,cohen_kappa_score,confusion_matrix,f1_score,precision_recall_fscore_support
 
 # %% ../nbs/02b_metrics.ipynb #229ad225
@@ -124,3 +124,12 @@ def calibration_error(probs:np.ndarray, # (n,k) probabilities
     conf,hit = probs.max(1),probs.argmax(1)==y
     which = np.clip(np.ceil(conf*bins).astype(int)-1, 0, bins-1)
     return float(sum(abs(hit[which==i].mean()-conf[which==i].mean())*(which==i).mean() for i in np.unique(which)))
+
+# %% ../nbs/02b_metrics.ipynb #29dd4564
+def fit_temperature(logits:np.ndarray, # (n,k) of people who were not trained on
+                    y:np.ndarray # (n,) labels
+                   )->float: # T > 0
+    "The temperature with the smallest cross-entropy"
+    z = np.asarray(logits, float); pick = np.arange(len(y)),np.asarray(y)
+    nll = lambda t: -(z/np.exp(t)-special.logsumexp(z/np.exp(t), 1, keepdims=True))[pick].mean()
+    return float(np.exp(optimize.minimize_scalar(nll, bounds=(-4, 4), method='bounded').x))

@@ -21,9 +21,7 @@ def read_results(name:str # A table in nbs/results, without .csv
     path = results_dir()/f'{name}.csv'
     if not path.exists(): raise FileNotFoundError(f"no results '{name}' in '{results_dir()}', only: {', '.join(sorted(p.stem for p in results_dir().glob('*.csv')))}")
     d = pd.read_csv(path)
-    if list(d)!=RESULT_COLUMNS: raise ValueError(f"{path.name} has other columns than a result table: {', '.join(sorted(set(d)^set(RESULT_COLUMNS)))}")
-    result_rows(d.to_dict('records'))
-    return d
+    return result_rows(d.to_dict('records'))
 
 # %% ../nbs/07b_report.ipynb #fc6061dc
 def markdown_table(d:pd.DataFrame)->str:

@@ -196,7 +196,7 @@ class Run:
 
 # %% ../nbs/02c_runs.ipynb #ea17ff8c
 RESULT_COLUMNS = '''experiment dataset protocol part model arm method teacher modality seed fold n accuracy macro_f1 kappa params weight_bytes bytes format macs
-    latency_ms device config_hash data_hash date'''.split()
+    latency_ms latency_p95_ms gap same device config_hash data_hash date'''.split()
 LEDGER_COLUMNS = 'date experiment dataset protocol model arm method seed n accuracy config_hash data_hash'.split()
 
 def results_dir()->Path: # `HARKD_RESULTS`, which tests set, or nbs/results
