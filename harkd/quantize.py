@@ -53,8 +53,9 @@ def onnx_int8(data:bytes, calibration:Tensor|None # (n,t,c) normalised windows o
 def weight_bytes(data:bytes)->int: # Shapes and axes (int64) are not weights
     "Bytes of all weights, biases and quantisation parameters in an ONNX file"
     import onnx
-    sizes = {1:4, 2:1, 3:1, 6:4, 10:2} # float32, uint8, int8, int32, float16
-    return sum(int(np.prod(t.dims))*sizes[t.data_type] for t in onnx.load_from_string(data).graph.initializer if t.data_type in sizes)
+    g = onnx.load_from_string(data).graph; sizes = {1:4, 2:1, 3:1, 6:4, 10:2} # float32, uint8, int8, int32, float16
+    int32 = {t.name for t in g.initializer if t.data_type==6}; derived = {v for n in g.node if n.op_type=='DequantizeLinear' and n.input[0] in int32 for v in n.input[1:]}
+    return sum(int(np.prod(t.dims))*sizes[t.data_type] for t in g.initializer if t.data_type in sizes and t.name not in derived)
 
 # %% ../nbs/09b_quantize.ipynb #987a22ea
 LIMITS = {'fp32':1., 'fp16':.995, 'int8_dynamic':.99, 'int8':.99} # Smallest share of same decisions

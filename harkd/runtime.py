@@ -24,6 +24,7 @@ def softmax(z:np.ndarray # (…,k)
 
 NEEDED = 'format precision file sha256 bytes channels units fs samples whole mean std classes'.split()
 
+# %% ../nbs/09d_runtime.ipynb #bb64af8e
 class Bundle:
     "A model, and all that stands between a sensor and its decision"
     def __init__(self, folder, # With bundle.json and the model file
@@ -102,6 +103,7 @@ def numbers(v)->np.ndarray: # float64
     try: return np.asarray(v, float)
     except (TypeError,ValueError): return np.vectorize(_number, otypes=[float])(np.asarray(v, object))
 
+# %% ../nbs/09d_runtime.ipynb #1d58941b
 Piece = namedtuple('Piece', 'origin start x fresh') # s, time of grid point 0; number of the first grid point; (m,c) even samples; True if nothing joins it to the piece before
 
 class EvenStream:

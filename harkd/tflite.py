@@ -74,10 +74,10 @@ def tflite_ops(data:bytes)->list[str]: # e.g. ['CONV_2D', …]
     return sorted({(c.CustomCode() or b'').decode() or names[max(c.BuiltinCode(), c.DeprecatedBuiltinCode())] for c in codes})
 
 def tflite_weight_bytes(data:bytes)->int:
-    "Bytes of the constants of a TFLite file (weights, biases), and of the scales and zero points of all tensors"
+    "Bytes of the weights, biases, scales and zero points in a TFLite file (the scales of biases are derived, and not counted)"
     from ai_edge_litert import schema_py_generated as schema
     m = schema.Model.GetRootAs(data, 0); g = m.Subgraphs(0); total = 0
     for k in range(g.TensorsLength()):
-        t = g.Tensors(k); q = t.Quantization(); n = m.Buffers(t.Buffer()).DataLength()
-        total += (n if t.Type()!=schema.TensorType.INT32 or q is not None and q.ScaleLength() else 0)+(0 if q is None else 4*q.ScaleLength()+q.ZeroPointLength())
+        t = g.Tensors(k); q = t.Quantization(); scales = 0 if q is None else q.ScaleLength(); whole = t.Type()==schema.TensorType.INT32   # biases, which have scales, or shapes, which have none
+        total += (m.Buffers(t.Buffer()).DataLength() if scales or not whole else 0)+(0 if whole else 5*scales)
     return total
