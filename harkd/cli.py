@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Pairs', 'notebooks_dir', 'read_params', 'runnable', 'parse_value', 'parse_params', 'execute', 'join_pairs',
-           'run', 'params', 'datasets', 'demo', 'main']
+           'run', 'params', 'datasets', 'export', 'stream', 'bench', 'demo', 'main']
 
 # %% ../nbs/09a_cli.ipynb #44817e1f
 import ast,importlib.util,json,os,re,sys
@@ -103,6 +103,37 @@ def datasets():
         try: where = str(data_root(c))
         except FileNotFoundError: where = f'not here; get it from: {c.where}'
         typer.echo(f'{c.name:15s} {c.title}\n{"":15s} {where}')
+
+# %% ../nbs/09a_cli.ipynb #a93a8f29
+def _fail(f, *args, **kwargs): # what users get wrong is a message, not a traceback
+    try: return f(*args, **kwargs)
+    except (ValueError,FileNotFoundError,ImportError,RuntimeError) as e: raise SystemExit(f'error: {e}') from None
+
+@app.command()
+def export(run:Annotated[Path, typer.Argument(help="folder of a finished distillation run")], format:Annotated[str, typer.Option(help="onnx | tflite")]='onnx', quantize:Annotated[str, typer.Option(help="fp32 | fp16 | int8_dynamic | int8")]='fp32',
+           arm:Annotated[str, typer.Option(help="distilled | control")]='distilled', seed:Annotated[int, typer.Option(help="which of the run's seeds")]=0, output:Annotated[str, typer.Option('--output','-o', help="folder of the bundle; default below the run")]='',
+           calibrate:Annotated[str, typer.Option(help="development run to calibrate on, where the run looked at test subjects")]='', c:Annotated[bool, typer.Option('--c', help="also a C array, for int8 TFLite")]=False):
+    "Write a bundle that agrees with its model, or nothing."
+    from harkd.formats import export as export_bundle
+    folder = _fail(export_bundle, run.absolute() if run.exists() else run, output, format, quantize, arm, None, seed, calibrate, c)
+    typer.echo(f'{folder}: '+', '.join(f'{p.name} ({p.stat().st_size:,} bytes)' for p in sorted(folder.iterdir())))
+
+@app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True, help_option_names=[]))
+def stream(ctx:typer.Context):
+    "Decide on samples: harkd stream BUNDLE < samples.csv (--help says more)."
+    from harkd.runtime import main as run_stream
+    run_stream(ctx.args)
+
+@app.command()
+def bench(bundles:Annotated[list[Path], typer.Argument(help="folders with bundle.json; several are measured in turn, A B A B …")], threads:Annotated[int, typer.Option(help="of the inference engine")]=1):
+    "Latency of bundles on this machine, preparation included."
+    import numpy as np
+    from harkd.cost import compare_latency
+    from harkd.runs import processor
+    from harkd.runtime import Bundle
+    loaded = {str(b):_fail(Bundle, b, threads) for b in bundles}; x = {k:np.random.default_rng(0).normal(size=(1,b.samples,len(b.raw))) for k,b in loaded.items()}
+    typer.echo(f'{processor()}, {threads} thread(s); one window, preparation included')
+    for k,v in compare_latency({k:(lambda b=b,k=k: b(x[k])) for k,b in loaded.items()}, threads=threads).items(): typer.echo(f"{v['p50_ms']:8.3f} ms p50 {v['p95_ms']:8.3f} ms p95 {loaded[k].about['bytes']:>9,} bytes  {k}")
 
 # %% ../nbs/09a_cli.ipynb #9e702bdc
 @app.command()

@@ -160,6 +160,7 @@ def load_model(folder:str|Path)->tuple[torch.nn.Module,dict]: # The model in eva
     tensors,_ = load_tensors(Path(folder)/'model.safetensors')
     try: model.load_state_dict(tensors)
     except RuntimeError as e: raise DamagedFile(f"{folder}: weights and harkd.json do not fit together ({str(e).splitlines()[0]})") from e
+    model.about = about
     return model.eval(),about
 
 # %% ../nbs/02c_runs.ipynb #aa10aa40

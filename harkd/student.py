@@ -8,18 +8,22 @@ __all__ = ['Features', 'STUDENTS', 'HarModel', 'check_window', 'sequence_conv', 
 
 # %% ../nbs/03_student.ipynb #ec717394
 from collections import namedtuple
+from pathlib import Path
 import torch, torch.nn.functional as F
+from huggingface_hub import ModelHubMixin,snapshot_download
 from torch import nn,Tensor
 
 from .attention import Encoder,sinusoidal_positions
 from .preprocess import Windows
+from .runs import load_model,save_model
 from .tokens import MotionTokens,PatchTokens
 
 # %% ../nbs/03_student.ipynb #8f829e7d
 Features = namedtuple('Features', 'logits embedding maps attn bounds mask', defaults=((), None, None))
 
-class HarModel(nn.Module):
+class HarModel(nn.Module, ModelHubMixin, library_name='harkd', tags=['human-activity-recognition']):
     "What students and teachers have in common"
+    about = {} # What `harkd.json` said, for a model that was loaded
     def __init__(self, arguments:dict # `locals()` of the constructor: all of them plain JSON
                 ):
         super().__init__()
@@ -29,6 +33,14 @@ class HarModel(nn.Module):
     def forward(self, *x:Tensor)->Tensor: return self.features(*x).logits
     def classify(self, embedding:Tensor)->Tensor: # (b,d) to (b,k): the classifier alone, for methods that reuse a teacher's
         return self.head(embedding)
+
+    def _save_pretrained(self, save_directory): save_model(self, save_directory, **{'inputs':list(self.inputs), **{k:v for k,v in self.about.items() if k not in ('class','config')}})
+    @classmethod
+    def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None, **_):
+        folder = model_id if Path(model_id).is_dir() else snapshot_download(model_id, revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token, allow_patterns=['harkd.json','model.safetensors'])
+        model,_ = load_model(folder)
+        if not isinstance(model, cls): raise TypeError(f"'{model_id}' holds a {type(model).__name__}, not a {cls.__name__}")
+        return model
 
 def check_window(x:Tensor, channels:int, ndim:int=3, what:str='imu'):
     "Raise unless a model's input has its shape"
