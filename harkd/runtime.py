@@ -157,7 +157,7 @@ class StreamingClassifier:
         if 'duration' in bundle.about['channels']: raise ValueError("this model reads the duration of a movement, which a stream does not know; train one without '+duration' in student_inputs")
         self.bundle = bundle; self.hop = max(1, round((hop_s or bundle.about['stride_s'])*bundle.fs)); self.scale = np.asarray(scale, float); self.even = EvenStream(len(bundle.raw), bundle.fs, gap_s)
         self.decider = Decider(bundle.classes, smooth, hold, bundle.about.get('threshold', 0.) if threshold is None else threshold)
-        self.samples = self.windows = 0; self.buffer,self.base,self.next,self.origin = np.zeros((0,len(bundle.raw))),0,0,None
+        self.samples = self.windows = 0; self.buffer,self.base,self.next = np.zeros((0,len(bundle.raw))),0,0
 
     def push(self, time, # (n,) or one; seconds
              x # (n,c), or (c,) with one time
@@ -175,7 +175,7 @@ class StreamingClassifier:
     def _decide(self, pieces):
         n,out = self.bundle.samples,[]
         for p in pieces:
-            if p.fresh: self.next = -(-max(p.start, self.next if p.origin==self.origin else 0)//self.hop)*self.hop; self.buffer,self.base,self.origin = self.buffer[:0],p.start,p.origin; self.decider.reset()
+            if p.fresh: self.next = -(-max(p.start, self.next)//self.hop)*self.hop if p.start else 0; self.buffer,self.base = self.buffer[:0],p.start; self.decider.reset()   # only a session begins at 0
             self.buffer = np.concatenate([self.buffer, p.x]); starts = np.arange(self.next, self.base+len(self.buffer)-n+1, self.hop)
             for i in range(0, len(starts), 64):
                 s = starts[i:i+64]; probs = self.bundle(np.stack([self.buffer[k-self.base:k-self.base+n] for k in s])); out += [self.decider(p.origin+(k+n-1)/self.bundle.fs, q) for k,q in zip(s, probs)]
