@@ -41,5 +41,8 @@ readme: $(VENV)/.all
 	$(BIN)/nbdev_clean --fname nbs/index.ipynb
 	$(BIN)/jupyter nbconvert --to markdown nbs/index.ipynb --output-dir . --output README --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags hide-input --TagRemovePreprocessor.remove_cell_tags remove-cell
 
+bench: $(VENV)/.all
+	$(BIN)/python -m tests.bench_deploy $(if $(STUDENT),--student $(abspath $(STUDENT))) $(if $(REFERENCE),--reference $(abspath $(REFERENCE))) $(if $(WINDOWED),--windowed $(abspath $(WINDOWED)))
+
 clean:
 	rm -rf runs build dist *.egg-info .pytest_cache .hypothesis test-artefacts

@@ -157,7 +157,7 @@ class StreamingClassifier:
         if 'duration' in bundle.about['channels']: raise ValueError("this model reads the duration of a movement, which a stream does not know; train one without '+duration' in student_inputs")
         self.bundle = bundle; self.hop = max(1, round((hop_s or bundle.about['stride_s'])*bundle.fs)); self.scale = np.asarray(scale, float); self.even = EvenStream(len(bundle.raw), bundle.fs, gap_s)
         self.decider = Decider(bundle.classes, smooth, hold, bundle.about.get('threshold', 0.) if threshold is None else threshold)
-        self.samples = self.windows = 0; self.buffer,self.base,self.next = np.zeros((0,len(bundle.raw))),0,0
+        self.samples = self.windows = self.waiting = 0; self.held,self.top,self.due = [],-np.inf,-np.inf; self.buffer,self.base,self.next = np.zeros((0,len(bundle.raw))),0,0
 
     def push(self, time, # (n,) or one; seconds
              x # (n,c), or (c,) with one time
@@ -165,12 +165,19 @@ class StreamingClassifier:
         "Take samples; give the decisions that they complete"
         t,x = np.atleast_1d(numbers(time)),numbers(x); x = x[None] if x.ndim==1 and len(t)==1 else x; c = len(self.bundle.raw)
         if t.ndim!=1 or x.shape!=(len(t),c): raise ValueError(f"samples must be ({len(t)},{c}): {', '.join(self.bundle.raw)}; got {x.shape}")
-        self.samples += len(t); out = []
+        self.samples += len(t); self.held.append((t,x)); self.waiting += len(t)
+        if not ((t>self.due).any() or (t<self.top-self.even.gap).any() or self.waiting>4096): self.top = max(self.top, *t.tolist()) if len(t)<9 else np.fmax.reduce(t, initial=self.top); return []
+        return self._work()
+
+    def _work(self): # what was held, now: nothing can be decided before `due`
+        if not self.held: return []
+        t,x = (np.concatenate(v) for v in zip(*self.held)); self.held,self.waiting,out = [],0,[]
         for i in range(0, len(t), 4096): out += self._decide(self.even.push(t[i:i+4096], x[i:i+4096]*self.scale))
+        e = self.even; self.top,self.due = (-np.inf,-np.inf) if e.newest is None else (e.newest,e.origin+(self.next+self.bundle.samples-1)/e.fs-1e-6)
         return out
 
     def finish(self)->list[Decision]: # Of the last window, if the last sample completes it
-        return self._decide(self.even.finish())
+        return self._work()+self._decide(self.even.finish())
 
     def _decide(self, pieces):
         n,out = self.bundle.samples,[]
@@ -186,7 +193,7 @@ class StreamingClassifier:
 
     @property
     def report(self)->dict: # What came, what was left out and why
-        e = self.even
+        self._work(); e = self.even
         return dict(samples=self.samples, windows=self.windows, left_out=e.left_out, late=e.late, gaps=e.gaps, restarts=e.restarts)
 
 # %% ../nbs/09d_runtime.ipynb #b31a5886

@@ -1,0 +1,77 @@
+"""Side by side, in one run, on one thread: a student against the reference transformer in every format, and an hour of a stream.
+
+    make bench STUDENT=runs/a REFERENCE=runs/b WINDOWED=runs/c        writes nbs/results/bench_latency.csv and bench_stream.json
+
+STUDENT and REFERENCE are finished distillation runs on the same data, WINDOWED one on windows (-p window_s 2)."""
+import argparse,time,tracemalloc
+from pathlib import Path
+import numpy as np, torch
+from harkd.cost import compare_latency
+from harkd.data import Dataset,Recording,Span,Stream,load_dataset
+from harkd.deploy import describe,onnx_bytes,onnx_runner
+from harkd.experiment import experiment_windows
+from harkd.formats import _open,make_files
+from harkd.preprocess import cut_windows
+from harkd.runs import Run,hash_config,processor,results_dir,set_seed,write_bytes,write_json,write_results
+from harkd.runtime import Bundle,StreamingClassifier
+from harkd.student import InertialTransformer
+
+def latency_rows(student, reference):
+    "One row a format of both, accuracy on the same held-out windows, latency measured in turn"
+    rows,run = [],{}
+    for who,path in (('student',student),('reference',reference)):
+        cfg,feed,ids,model,about,x,y,calibration = _open(Run(path).path, 'distilled', None, 0); i, = model.inputs; shape = tuple(x.shape[1:]); made,refused = make_files(model, shape, calibration, x, y)
+        for m in made:
+            z = m.runner(x[:len(ids)].numpy()); run[who,m.format,m.precision] = (lambda m=m,one=x[:1].numpy(): m.runner(one))
+            rows.append(dict(experiment='bench_latency', dataset=about['dataset'], protocol=about['protocol'], part='test' if cfg.final else 'val', model=cfg.student, arm='distilled', method=who, modality=i, seed=0, n=len(ids), accuracy=float((z.argmax(1)==y[:len(ids)]).mean()), bytes=len(m.data), weight_bytes=m.weight_bytes,
+                format=f'{m.format} {m.precision}', gap=m.gap, same=m.same, config_hash=hash_config(cfg), data_hash=about['data_hash']))
+        for k,v in refused.items(): print(f'{who}, {k}: {v}')
+    set_seed(0); published = InertialTransformer(); runner = onnx_runner(onnx_bytes(published, (100,6))); one = np.zeros((1,100,6), np.float32); run['published','onnx','fp32'] = lambda: runner(one)
+    speed = compare_latency(run, rounds=60, calls=20, threads=1)
+    for r in rows: r['latency_ms'],r['latency_p95_ms'] = speed[(r['method'],*r['format'].split())].values(); r['device'] = f'{processor()}, 1 thread'
+    rows.append({**rows[-1], 'model':'transformer_reference', 'method':'published', 'format':'onnx fp32', 'n':0, 'accuracy':float('nan'), 'bytes':None, 'weight_bytes':None, 'gap':None, 'same':None, 'latency_ms':speed['published','onnx','fp32']['p50_ms'], 'latency_p95_ms':speed['published','onnx','fp32']['p95_ms']})
+    return rows
+
+def verdict(rows):
+    "Fastest format that loses at most half a point, on each side"
+    best = {}
+    for who in ('student','reference'):
+        mine = [r for r in rows if r['method']==who]; top = next(r['accuracy'] for r in mine if r['format']=='onnx fp32'); best[who] = min((r for r in mine if r['accuracy']>=top-.005), key=lambda r: r['latency_ms'])
+    at = lambda who,f: next((r for r in rows if r['method']==who and r['format']==f), None); ratio = lambda a,b,k: None if a is None or b is None else a[k]/b[k]
+    return {'fastest':{w:b['format'] for w,b in best.items()}, 'latency_ratio_fastest':ratio(best['student'], best['reference'], 'latency_ms'), 'latency_ratio_onnx_fp32':ratio(at('student','onnx fp32'), at('reference','onnx fp32'), 'latency_ms'),
+        'latency_ratio_onnx_fp32_published':ratio(at('student','onnx fp32'), at('published','onnx fp32'), 'latency_ms'), 'bytes_ratio_int8_onnx':ratio(at('student','onnx int8'), at('reference','onnx int8') or at('reference','onnx int8_dynamic'), 'bytes'), 'bytes_ratio_int8_tflite':ratio(at('student','tflite int8'), at('reference','tflite int8') or at('reference','tflite int8_dynamic'), 'bytes')}
+
+def hour(path, seconds=3600., folder=None):
+    "An hour of real movements, in chunks of random size: same decisions as offline, memory, speed"
+    cfg,feed,ids,model,about,x,y,_ = _open(Run(path).path, 'distilled', None, 0); i, = model.inputs; data = load_dataset(cfg.dataset, cfg.data_root); parts,clocks,t0 = [],[],0.
+    while t0<seconds:
+        for r in data.recordings:
+            v,t = r.streams['imu'].read(); parts.append(np.asarray(v, float)); clocks.append(t0+t-t[0]); t0 = clocks[-1][-1]+1/about['fs']
+            if t0>=seconds: break
+    x,t = np.concatenate(parts),np.concatenate(clocks); import hashlib
+    folder = Path(folder); blob = onnx_bytes(model, (about['length'][i], len(about['channels'][i]))); write_bytes(folder/'model.onnx', blob); write_json(folder/'bundle.json', describe(about, blob, 'model.onnx')); bundle = Bundle(folder)
+    rec = Recording('hour', 'p', cfg.dataset, {'imu':Stream(x, t, data.recordings[0].streams['imu'].channels)}, (Span(data.card.classes[0], t[0], t[-1]+1/about['fs']),))
+    w = cut_windows(Dataset(data.card, (rec,), 'hour'), (i,), window_s=about['window_s'], stride_s=about['stride_s'], whole=False)
+    with torch.no_grad(): want = torch.cat([model(b.x[i]) for b in feed_plain(feed, w)]).argmax(1).numpy()
+    def play(most):
+        rng = np.random.default_rng(0); s = StreamingClassifier(bundle, threshold=0.); out,k = [],0; start = time.perf_counter()
+        while k<len(x): n = int(rng.integers(1, most+1)); out += s.push(t[k:k+n], x[k:k+n]); k += n
+        return out+s.finish(),time.perf_counter()-start,s
+    got,_,s = play(200); same = [d.window_label for d in got]==[bundle.classes[k] for k in want]; speeds = {f'chunks of 1 to {m}':t[-1]/min(play(m)[1] for _ in range(3)) for m in (10,50,200)}; single = t[-1]/play(1)[1]
+    tracemalloc.start(); rng = np.random.default_rng(1); s = StreamingClassifier(bundle, threshold=0.); k,held,m = 0,np.zeros(len(x), int),0
+    while k<len(x):
+        n = int(rng.integers(1, 200)); s.push(t[k:k+n], x[k:k+n]); k += n; held[m] = tracemalloc.get_traced_memory()[0]; m += 1
+    tracemalloc.stop(); q = m//4; held = held[:m]
+    return dict(seconds=float(t[-1]), windows=len(got), same_decisions_as_offline=bool(same), times_real_time={**speeds, 'one by one':single}, kept_bytes_first_quarter=int(np.median(held[:q])), kept_bytes_last_quarter=int(np.median(held[-q:])), processor=processor(), threads=1, model=cfg.student, window_s=about['window_s'])
+
+def feed_plain(feed, w):
+    "Normalised batches of other windows than the feed's own"
+    for k in range(0, len(w), 512): yield feed.norm(w.batch(np.arange(k, min(k+512, len(w)))))
+
+if __name__=='__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter); p.add_argument('--student'); p.add_argument('--reference'); p.add_argument('--windowed'); a = p.parse_args(); torch.set_num_threads(1)
+    import json,tempfile
+    if a.student and a.reference: rows = latency_rows(a.student, a.reference); write_results('bench_latency', rows); v = verdict(rows); write_json(results_dir()/'bench_latency.json', v); print(json.dumps(v, indent=1))
+    if a.windowed:
+        with tempfile.TemporaryDirectory() as tmp: h = hour(a.windowed, folder=tmp)
+        write_json(results_dir()/'bench_stream.json', h); print(json.dumps(h, indent=1))
