@@ -17,7 +17,7 @@ from .distill import DistillConfig,Lesson,distill,look,split_names
 from .experiment import experiment_inputs,experiment_splits,experiment_windows,run_tasks,trained
 from .methods import LOSSES,find_method,student_for
 from .metrics import corrected_t_test,holm,paired_bootstrap,scores,show_interval
-from .runs import Run,hash_config,load_model,load_tensors,read_json,save_tensors,set_seed,write_json,write_ledger,write_results
+from .runs import Run,hash_config,load_model,load_tensors,read_json,results_dir,save_tensors,set_seed,write_bytes,write_json,write_ledger,write_results
 from .split import Feed
 from .student import make_student
 from .teacher import make_teacher
@@ -100,8 +100,8 @@ def compare_methods(cfg:CompareConfig, path:str|Path='' # Run folder; empty: bel
         seeds = range(cfg.final_seeds); go(teach_fold, [(cfg,run.path,'final',t,0,s) for t in both for s in seeds], 'teachers, all training subjects')
         last = go(learn_fold, [(cfg,run.path,'final',e,1.,0,s) for e in (*both,*CONTROLS) for s in seeds]+[(cfg,run.path,'final',e,chosen[e],0,s) for e in names for s in seeds], f'{len(names)} methods, once')
         write_ledger(last); rows += last
-    if cfg.results: write_results(cfg.results, rows)
     run.finish({'rows':rows, 'chosen':chosen, 'untuned':sorted(names) if len(factors)<2 else [], 'folds':n if cfg.fold<0 else 1, 'train_share':1/max(1, (n-1)), 'data_hash':w.hash})
+    if cfg.results: write_results(cfg.results, rows); [write_bytes(results_dir()/f'{cfg.results}_{n}.csv', compare_table(run, a).to_csv(float_format='%.5g').encode()) for n,a in (('table','alone'),('self','self'))]
     return run
 
 def choose_factors(rows:list[dict], names:list[str], factors:list[float])->dict[str,float]: # By method
@@ -140,11 +140,12 @@ def say_table(t:pd.DataFrame)->pd.DataFrame: # For people
     return pd.DataFrame(cols)
 
 # %% ../nbs/05a_compare.ipynb #0274799b
-def plot_compare(run:Run, part:str='auto', # 'dev' | 'test' | 'auto': test where there is one
+def plot_compare(run:Run|pd.DataFrame, # Or a table of `compare_table`
+                 part:str='auto', # 'dev' | 'test' | 'auto': test where there is one
                  ax=None):
     "Differences to the student alone, sorted, with intervals; returns the Axes"
     import matplotlib.pyplot as plt
-    t = compare_table(run); part = part if part!='auto' else 'test' if 'test_diff' in t else 'dev'; t = t.sort_values(f'{part}_diff')
+    t = run if isinstance(run, pd.DataFrame) else compare_table(run); part = part if part!='auto' else 'test' if 'test_diff' in t else 'dev'; t = t.sort_values(f'{part}_diff')
     if ax is None: ax = plt.subplots(figsize=(5,.24*len(t)+1))[1]
     d,lo,hi = (t[f'{part}_{k}']*100 for k in ('diff','low','high')); color = [COLORS['baseline'] if e=='self' else COLORS['student'] if l>0 else COLORS['y'] if h<0 else COLORS['control'] for e,l,h in zip(t.index, lo, hi)]
     ax.barh(range(len(t)), d, color=color, xerr=[(d-lo).fillna(0), (hi-d).fillna(0)], error_kw=dict(lw=.8)); ax.axvline(0, color='k', lw=.8)

@@ -173,7 +173,7 @@ class Run:
     "A folder that remembers what was done"
     def __init__(self, path:str|Path, config=None # A dataclass; None: open an existing run
                 ):
-        self.path = Path(path) if Path(path).is_absolute() else repo_root()/'runs'/path
+        path = Path(path); self.path = path if path.is_absolute() else repo_root()/'runs'/(path.relative_to('runs') if path.parts[:1]==('runs',) else path)   # 'runs/x' is 'x'
         if config is None:
             if not (self.path/'config.json').exists(): raise FileNotFoundError(f"'{self.path}' is not a run folder: it has no config.json")
             return
