@@ -13,10 +13,10 @@ import numpy as np, pandas as pd, torch
 
 from .cost import count_macs,count_params,model_bytes
 from .data import COLORS
-from .distill import DistillConfig,Lesson,distill,look,split_names
-from .experiment import experiment_inputs,experiment_splits,experiment_windows,run_tasks,trained
+from .distill import DistillConfig,check_methods,distill,look,split_names
+from .experiment import check_fit,experiment_inputs,experiment_splits,experiment_windows,run_tasks,trained
 from .methods import LOSSES,find_method,student_for
-from .metrics import corrected_t_test,holm,paired_bootstrap,scores,show_interval
+from .metrics import corrected_t_test,holm,mean_interval,paired_bootstrap,scores,show_interval
 from .runs import Run,hash_config,load_model,load_tensors,read_json,results_dir,save_tensors,set_seed,write_bytes,write_json,write_ledger,write_results
 from .split import Feed
 from .student import make_student
@@ -40,7 +40,7 @@ CONTROLS = ('alone','self')
 
 def entries(cfg:CompareConfig)->list[str]: # Names, without the controls
     "The methods of a comparison"
-    names = split_names(cfg.methods_list) or [m for m in LOSSES if m!='attention_map' or 'transformer' in cfg.student]
+    names = split_names(cfg.methods_list) or [m for m in LOSSES if m!='attention_map' or cfg.student=='transformer' and cfg.teacher_model=='st_convt'] # it needs attention on both sides
     for n in names: [find_method(m) for m in n.split('+')]
     return names
 
@@ -56,12 +56,14 @@ def _fold_feed(cfg, stage, fold):
     w = experiment_windows(cfg); splits = experiment_splits(replace(cfg, fold=-1, final=stage=='final', split='auto' if stage=='final' else cfg.split), w)
     return Feed.fit(splits[fold], augment=cfg.augment)
 
+def _make_teacher(cfg, w, seen): return make_teacher(cfg.teacher_model if cfg.teacher_model!='auto' else 'fusion' if len(seen)>1 else 'wide', w, seen)
+
 def teach_fold(cfg:CompareConfig, folder:Path, stage:str, # 'dev' | 'final'
                who:str, # 'teacher' | 'self_teacher'
                fold:int, seed:int)->str:
     "Train the teacher, or the bigger network that feels no more than the student"
     feed = _fold_feed(cfg, stage, fold); w = feed.split.windows; felt,seen = experiment_inputs(cfg, w.card)
-    make = (lambda: make_teacher(cfg.teacher_model if cfg.teacher_model!='auto' else 'fusion' if len(seen)>1 else 'wide', w, seen)) if who=='teacher' else (lambda: make_teacher(cfg.self_model, w, felt))
+    make = (lambda: _make_teacher(cfg, w, seen)) if who=='teacher' else (lambda: make_teacher(cfg.self_model, w, felt))
     here = folder/stage/f'fold{fold}_seed{seed}'/who
     trained(here, make, lambda m,c: train(m, feed, cross_entropy(cfg.label_smoothing), replace(cfg.training(seed), epochs=cfg.teacher_epochs), c), feed, cfg, seed)
     return str(here)
@@ -81,6 +83,7 @@ def learn_fold(cfg:CompareConfig, folder:Path, stage:str, entry:str, factor:floa
         arm='teacher' if 'teacher' in entry else 'control' if entry in CONTROLS else 'distilled', method=entry if factor==1 else f'{entry}@{factor:g}', teacher='' if entry=='alone' or 'teacher' in entry else 'self' if entry=='self' else 'teacher',
         modality='+'.join(model.inputs), seed=seed, fold=split.fold, **scores(w.y[ids], z.argmax(1).numpy()), params=count_params(model), bytes=model_bytes(model), format='safetensors', macs=count_macs(model, *x), config_hash=hash_config(cfg), data_hash=w.hash)
     save_tensors(here/f'{entry}@{factor:g}.safetensors', {'correct':(z.argmax(1)==torch.tensor(w.y[ids])).to(torch.uint8)}, {'subject':w.table.subject.iloc[ids].astype(str).tolist()})
+    if stage=='final': write_ledger([row])
     write_json(done, row)
     return row
 
@@ -88,18 +91,22 @@ def learn_fold(cfg:CompareConfig, folder:Path, stage:str, entry:str, factor:floa
 def compare_methods(cfg:CompareConfig, path:str|Path='' # Run folder; empty: below runs/
                    )->Run: # Finished; `compare_table(run)` and `plot_compare(run)` show it
     "Many methods, their controls, and an honest end"
+    check_fit(cfg); idle = [f for f in ('teacher','teachers','loss','weight') if getattr(cfg, f)!=getattr(CompareConfig, f)]
+    if idle: raise ValueError(f"'{idle[0]}' has no meaning in a comparison: methods_list names the methods, factors their weights, and the teachers are trained here")
     names,factors = entries(cfg),factor_list(cfg); w = experiment_windows(cfg); felt,seen = experiment_inputs(cfg, w.card); dev = replace(cfg, final=False)
-    n = len(experiment_splits(replace(dev, fold=-1), w)); make_student(cfg.student, w, felt); make_teacher(cfg.self_model, w, felt)
-    for e in names: Lesson([make_teacher('wide', w, felt)], e.split('+'), cfg.alpha, cfg.temperature)
-    run = Run(path or cfg.run or f'compare-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}', cfg); both = ('teacher','self_teacher')
+    splits = experiment_splits(replace(dev, fold=-1), w); n = len(splits)
+    if cfg.final and not w.card.test_subjects: raise ValueError(f"{w.card.name} has no published test subjects: everybody helps to choose the weights, and nobody is left to test on; leave final at False")
+    student,teacher,feed = make_student(cfg.student, w, felt),_make_teacher(cfg, w, seen),Feed.fit(splits[max(cfg.fold, 0)]); make_teacher(cfg.self_model, w, felt)
+    for e in names: check_methods(cfg, e.split('+'), make_student(cfg.student, w, felt), teacher, feed)
+    run = Run(path or cfg.run or f'compare-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}', cfg, w.hash); both = ('teacher','self_teacher'); tuned = [*names,'self']
     places = [(f,s) for s in range(cfg.seeds) for f in (range(n) if cfg.fold<0 else [cfg.fold])]; go = lambda f,tasks,what: run_tasks(f, tasks, cfg.jobs, what, cfg.backend)
     go(teach_fold, [(cfg,run.path,'dev',t,*p) for t in both for p in places], 'teachers')
-    rows = go(learn_fold, [(cfg,run.path,'dev',e,1.,*p) for e in (*both,*CONTROLS) for p in places]+[(cfg,run.path,'dev',e,f,*p) for e in names for f in factors for p in places], f'{len(names)} methods × {len(factors)} weights × {len(places)}')
-    chosen = choose_factors(rows, names, factors)
+    rows = go(learn_fold, [(cfg,run.path,'dev',e,1.,*p) for e in (*both,'alone') for p in places]+[(cfg,run.path,'dev',e,f,*p) for e in tuned for f in factors for p in places], f'{len(names)} methods × {len(factors)} weights × {len(places)}')
+    chosen = choose_factors(rows, tuned, factors)
     if cfg.final:
         seeds = range(cfg.final_seeds); go(teach_fold, [(cfg,run.path,'final',t,0,s) for t in both for s in seeds], 'teachers, all training subjects')
-        last = go(learn_fold, [(cfg,run.path,'final',e,1.,0,s) for e in (*both,*CONTROLS) for s in seeds]+[(cfg,run.path,'final',e,chosen[e],0,s) for e in names for s in seeds], f'{len(names)} methods, once')
-        write_ledger(last); rows += last
+        last = go(learn_fold, [(cfg,run.path,'final',e,1.,0,s) for e in (*both,'alone') for s in seeds]+[(cfg,run.path,'final',e,chosen[e],0,s) for e in tuned for s in seeds], f'{len(names)} methods, once')
+        rows += last
     run.finish({'rows':rows, 'chosen':chosen, 'untuned':sorted(names) if len(factors)<2 else [], 'folds':n if cfg.fold<0 else 1, 'train_share':1/max(1, (n-1)), 'data_hash':w.hash})
     if cfg.results: write_results(cfg.results, rows); [write_bytes(results_dir()/f'{cfg.results}_{n}.csv', compare_table(run, a).to_csv(float_format='%.5g').encode()) for n,a in (('table','alone'),('self','self'))]
     return run
@@ -117,18 +124,18 @@ def _correct(run, stage, entry, factor, fold, seeds): # (seeds,n)
 def compare_table(run:Run, against:str='alone' # 'alone' | 'self'
                  )->pd.DataFrame: # One row a method at its chosen factor, best first; the controls among them
     "Methods against a control"
-    m = run.metrics; d = pd.DataFrame(m['rows']); chosen = {**m['chosen'], 'self':1., 'alone':1.}; chosen.pop(against); label = lambda e: e if chosen[e]==1 else f'{e}@{chosen[e]:g}'; out = []
+    m = run.metrics; d = pd.DataFrame(m['rows']); chosen = {**m['chosen'], 'alone':1.}; base_factor = chosen.pop(against); base_label = against if base_factor==1 else f'{against}@{base_factor:g}'; label = lambda e: e if chosen[e]==1 else f'{e}@{chosen[e]:g}'; out = []
     dev = d[d.part=='val'].set_index(['fold','seed','method']).accuracy.unstack()
     for e in chosen:
-        diff,lo,hi,p = corrected_t_test((dev[label(e)]-dev[against]).to_numpy(), m['train_share'])
+        diff,lo,hi,p = corrected_t_test((dev[label(e)]-dev[base_label]).groupby('fold').mean().to_numpy(), m['train_share'])   # seeds of one fold share its people: one difference a fold
         out.append(dict(method=e, factor=chosen[e], dev=dev[label(e)].mean(), dev_diff=diff, dev_low=lo, dev_high=hi, dev_p=p))
     t = pd.DataFrame(out).set_index('method'); t['dev_holm'] = holm(t.dev_p.fillna(1.))
     if (d.part=='test').any():
-        seeds = sorted(d[d.part=='test'].seed.unique()); base = _correct(run, 'final', against, 1., 0, seeds)
+        seeds = sorted(d[d.part=='test'].seed.unique()); base = _correct(run, 'final', against, base_factor, 0, seeds)
         for e in t.index:
             mine = _correct(run, 'final', e, chosen[e], 0, seeds)
             for k,v in paired_bootstrap(mine, base).items(): t.loc[e, f'test_{k}'] = v
-            t.loc[e, 'test'] = mine.mean()
+            t.loc[e, 'test'] = mine.mean(); t.loc[e, 'seed_low'],t.loc[e, 'seed_high'] = mean_interval((mine-base).mean(1))[1:]
         t['test_holm'] = holm(t.test_p)
     return t.sort_values('test_diff' if 'test_diff' in t else 'dev_diff', ascending=False)
 
@@ -136,7 +143,7 @@ def say_table(t:pd.DataFrame)->pd.DataFrame: # For people
     "Percent and points"
     pts = lambda d,lo,hi: f'{d*100:+.1f} [{lo*100:+.1f}, {hi*100:+.1f}]'
     cols = {'factor':t.factor.map('{:g}'.format), 'dev %':(t.dev*100).round(1), 'to control, points':[pts(*r) for r in t[['dev_diff','dev_low','dev_high']].to_numpy()], 'p (Holm)':t.dev_holm.round(3)}
-    if 'test' in t: cols |= {'test %':(t.test*100).round(1), 'test, points':[pts(*r) for r in t[['test_diff','test_low','test_high']].to_numpy()], 'test p (Holm)':t.test_holm.round(3)}
+    if 'test' in t: cols |= {'test %':(t.test*100).round(1), 'test, points (over trials)':[pts(*r) for r in t[['test_diff','test_low','test_high']].to_numpy()], '(over seeds)':[f'[{a*100:+.1f}, {b*100:+.1f}]' for a,b in t[['seed_low','seed_high']].to_numpy()], 'test p (Holm)':t.test_holm.round(3)}
     return pd.DataFrame(cols)
 
 # %% ../nbs/05a_compare.ipynb #0274799b
@@ -147,7 +154,7 @@ def plot_compare(run:Run|pd.DataFrame, # Or a table of `compare_table`
     import matplotlib.pyplot as plt
     t = run if isinstance(run, pd.DataFrame) else compare_table(run); part = part if part!='auto' else 'test' if 'test_diff' in t else 'dev'; t = t.sort_values(f'{part}_diff')
     if ax is None: ax = plt.subplots(figsize=(5,.24*len(t)+1))[1]
-    d,lo,hi = (t[f'{part}_{k}']*100 for k in ('diff','low','high')); color = [COLORS['baseline'] if e=='self' else COLORS['student'] if l>0 else COLORS['y'] if h<0 else COLORS['control'] for e,l,h in zip(t.index, lo, hi)]
+    d,lo,hi = (t[f'{part}_{k}']*100 for k in ('diff','low','high')); sure = t[f'{part}_holm']<.05; color = [COLORS['baseline'] if e=='self' else COLORS['student'] if s and v>0 else COLORS['y'] if s else COLORS['control'] for e,s,v in zip(t.index, sure, d)]
     ax.barh(range(len(t)), d, color=color, xerr=[(d-lo).fillna(0), (hi-d).fillna(0)], error_kw=dict(lw=.8)); ax.axvline(0, color='k', lw=.8)
-    ax.set_yticks(range(len(t)), t.index, fontsize=7); ax.set(xlabel=f'points to the student alone ({part})', title=f"{int((lo>0).sum())} of {len(t)} clearly help, {int((hi<0).sum())} clearly hurt")
+    ax.set_yticks(range(len(t)), t.index, fontsize=7); ax.set(xlabel=f'points to the student alone ({part})', title=f"{int((sure&(d>0)).sum())} of {len(t)} surely help, {int((sure&(d<0)).sum())} surely hurt (Holm)")
     return ax

@@ -52,13 +52,15 @@ class CRD(nn.Module):
 # %% ../nbs/04e_contrast.ipynb #41d976a6
 def info_nce_loss(student:Tensor, teacher:Tensor, # (b,d) embeddings in one space
                   temperature:float=.07,
-                  queue:Tensor|None=None # (q,d) further teacher embeddings, strangers to all
+                  queue:Tensor|None=None, # (q,d) further teacher embeddings
+                  known:Tensor|None=None # (b,q) True where a queue entry is of the same window, and so no stranger
                  )->Tensor: # Scalar, nats
     "Find your partner, in both directions"
     check_maps(student, teacher, 'embeddings')
     if temperature<=0: raise ValueError(f"temperature must be > 0, got {temperature}")
-    s,t = F.normalize(student, dim=1),F.normalize(teacher, dim=1); keys = t if queue is None else torch.cat([t, F.normalize(queue, dim=1)]); y = torch.arange(len(s), device=s.device)
-    return (F.cross_entropy(s@keys.T/temperature, y)+F.cross_entropy(t@s.T/temperature, y))/2
+    s,t = F.normalize(student, dim=1),F.normalize(teacher, dim=1); keys = t if queue is None else torch.cat([t, F.normalize(queue, dim=1)]); y = torch.arange(len(s), device=s.device); z = s@keys.T/temperature
+    if known is not None: z = torch.cat([z[:,:len(t)], z[:,len(t):].masked_fill(known, float('-inf'))], 1)
+    return (F.cross_entropy(z, y)+F.cross_entropy(t@s.T/temperature, y))/2
 
 class InfoNCE(nn.Module):
     "Projections and a queue for `info_nce_loss`"
@@ -66,13 +68,14 @@ class InfoNCE(nn.Module):
         super().__init__()
         mlp = lambda d: nn.Sequential(nn.Linear(d, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.project_s,self.project_t,self.temperature = mlp(d_s),mlp(d_t),temperature
-        self.register_buffer('queue', torch.zeros(size, d_t)); self.register_buffer('filled', torch.zeros((), dtype=torch.long))
-    def forward(self, student:Tensor, teacher:Tensor # (b,d_s), (b,d_t)
+        self.register_buffer('queue', torch.zeros(size, d_t)); self.register_buffer('ids', torch.full((size,), -1)); self.register_buffer('filled', torch.zeros((), dtype=torch.long))
+    def forward(self, student:Tensor, teacher:Tensor, # (b,d_s), (b,d_t)
+                ids:Tensor|None=None # (b,) which windows they are; None: all new
                )->Tensor:
         t = teacher.detach(); n = min(int(self.filled), len(self.queue)); old = self.project_t(self.queue[:n].clone()) if n else None
-        loss = info_nce_loss(self.project_s(student), self.project_t(t), self.temperature, old)
+        loss = info_nce_loss(self.project_s(student), self.project_t(t), self.temperature, old, None if old is None or ids is None else ids[:,None]==self.ids[None,:n])
         if self.training:
-            at = (self.filled+torch.arange(len(t), device=t.device))%len(self.queue); self.queue[at] = t; self.filled += len(t)
+            at = (self.filled+torch.arange(len(t), device=t.device))%len(self.queue); self.queue[at] = t; self.ids[at] = -1 if ids is None else ids; self.filled += len(t)
         return loss
 
 # %% ../nbs/04e_contrast.ipynb #9f41fbce

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'DistillConfig', 'split_names', 'Pupil', 'Lesson', 'look', 'distill', 'find_teacher', 'train_teacher',
-           'run_fold', 'run_name', 'check_experiment', 'run_distill', 'paired', 'summary', 'plot_summary', 'open_run']
+           'run_fold', 'run_name', 'check_experiment', 'check_methods', 'run_distill', 'paired', 'summary',
+           'plot_summary', 'open_run']
 
 # %% ../nbs/05_distill.ipynb #abed2d75
 from dataclasses import dataclass,fields,replace
@@ -14,7 +15,7 @@ from torch import nn,Tensor
 
 from .cost import cost
 from .data import COLORS
-from .experiment import FitConfig,experiment_inputs,experiment_splits,experiment_windows,per_seed,run_tasks,summarise,trained
+from .experiment import FitConfig,check_fit,experiment_inputs,experiment_splits,experiment_windows,per_seed,run_tasks,summarise,trained
 from .learned_losses import ReusedHead
 from .losses import soft_target_loss
 from .methods import Pair,find_method,student_for
@@ -149,7 +150,7 @@ def run_fold(cfg:DistillConfig, folder:Path, # Of the run
     if done.exists(): return read_json(done)
     w = experiment_windows(cfg); split = experiment_splits(replace(cfg, fold=-1), w)[fold]; feed = Feed.fit(split, augment=cfg.augment)
     felt,seen = experiment_inputs(cfg, w.card); bar = lambda name: f'{name} (fold {split.fold or fold}, seed {seed})' if progress else ''
-    kind = _teacher_model(cfg, seen)
+    kind = _borrowed(cfg.teacher) if cfg.teacher else _teacher_model(cfg, seen)
     models = {'teacher':find_teacher(cfg.teacher, feed, fold, seed) if cfg.teacher else train_teacher(cfg, here, feed, kind, seen, seed, bar('teacher'))}
     for arm,c in (('control',replace(cfg, weight=0.)),('distilled',cfg)):
         make = lambda: make_student(cfg.student, w, felt) if arm=='control' else student_for(cfg.methods, m:=make_student(cfg.student, w, felt), look(m, models['teacher'], feed))
@@ -158,6 +159,7 @@ def run_fold(cfg:DistillConfig, folder:Path, # Of the run
     save_tensors(here/'predictions.safetensors', {**logits, 'y':torch.tensor(w.y[ids]), 'ids':torch.tensor(ids)}, {'subject':w.table.subject.iloc[ids].astype(str).tolist()})
     rows = [dict(experiment=cfg.results or 'distill', dataset=w.card.name, protocol=split.protocol+('_2s' if w.card.window_s==2. and not w.card.whole else ''), part=part, model=kind if a=='teacher' else cfg.student, arm=a,
         method='' if a!='distilled' else cfg.loss, teacher='' if a!='distilled' else kind, modality='+'.join(m.inputs), seed=seed, fold=split.fold, **scores(w.y[ids], logits[a].argmax(1).numpy()), config_hash=hash_config(cfg), data_hash=w.hash) for a,m in models.items()]
+    if cfg.final: write_ledger(rows)
     write_json(done, rows)
     return rows
 
@@ -168,20 +170,28 @@ def run_name(cfg:DistillConfig)->str:
 
 def check_experiment(cfg:DistillConfig)->Windows: # The windows, if everything can work
     "Find what cannot work before anything is trained"
-    if cfg.seeds<1: raise ValueError(f"seeds must be at least 1, got {cfg.seeds}")
-    windows = experiment_windows(cfg); felt,seen = experiment_inputs(cfg, windows.card)
-    experiment_splits(cfg, windows); make_student(cfg.student, windows, felt)
-    if cfg.teachers<1: raise ValueError(f"teachers must be at least 1, got {cfg.teachers}")
-    Lesson([make_teacher(_teacher_model(cfg, seen), windows, seen)], cfg.methods, cfg.alpha, cfg.temperature, cfg.label_smoothing, cfg.weight)
-    if cfg.teacher: Run(cfg.teacher)
+    check_fit(cfg); windows = experiment_windows(cfg); felt,seen = experiment_inputs(cfg, windows.card); splits = experiment_splits(replace(cfg, fold=-1), windows); experiment_splits(cfg, windows)
+    if cfg.teacher:
+        if cfg.teachers!=1: raise ValueError("the run that `teacher` names brings its teachers; leave `teachers` at 1")
+        feeds = {f:Feed.fit(splits[f]) for f in (range(len(splits)) if cfg.fold<0 else [cfg.fold])}; found = [find_teacher(cfg.teacher, feed, f, s) for f,feed in feeds.items() for s in range(cfg.seeds)]; teacher = found[0]
+    else: teacher = make_teacher(_teacher_model(cfg, seen), windows, seen)
+    check_methods(cfg, cfg.methods, make_student(cfg.student, windows, felt), teacher, Feed.fit(splits[max(cfg.fold, 0)]))
     return windows
+
+def check_methods(cfg:DistillConfig, methods:list[str], student:HarModel, teacher:HarModel, feed:Feed):
+    "Build every term once, on one batch: what a pair of networks cannot show is said before they are trained"
+    lesson = Lesson([teacher], methods, cfg.alpha, cfg.temperature, cfg.label_smoothing, cfg.weight); student = student_for(methods, student, look(student, teacher, feed)) if methods else student; pair = look(student, teacher, feed) if methods else None
+    for m in lesson.weights: find_method(m).build(pair)
+
+def _borrowed(run): # which network another run's teacher is
+    run = Run(run); return next(r['model'] for r in run.metrics['rows'] if r['arm']=='teacher') if run.finished else 'teacher'
 
 def _teacher_model(cfg, seen): return cfg.teacher_model if cfg.teacher_model!='auto' else 'fusion' if len(seen)>1 else 'wide'
 
 def run_distill(cfg:DistillConfig, path:str|Path='' # Run folder; empty: below runs/, named after the configuration
                )->Run: # Finished; `summary(run)` is its table
     "Teacher, control and distilled student over folds and seeds"
-    windows = check_experiment(cfg); run = Run(path or run_name(cfg), cfg)
+    windows = check_experiment(cfg); run = Run(path or run_name(cfg), cfg, windows.hash)
     folds = range(len(experiment_splits(replace(cfg, fold=-1), windows))) if cfg.fold<0 else [cfg.fold]
     tasks = [(cfg, run.path, f, s, cfg.jobs==1) for s in range(cfg.seeds) for f in folds]
     rows = sum(run_tasks(run_fold, tasks, cfg.jobs, f'{cfg.dataset}: teacher, control, student'), [])
@@ -193,7 +203,6 @@ def run_distill(cfg:DistillConfig, path:str|Path='' # Run folder; empty: below r
     rows = [{**r, **costs[r['arm']], 'format':'safetensors'} for r in rows]
     pd.DataFrame(rows).to_csv(run/'results.csv', index=False)
     if cfg.results: write_results(cfg.results, rows)
-    if cfg.final: write_ledger(rows)
     run.finish({'summary':summarise(rows), 'paired':paired(rows, run), 'data_hash':windows.hash, 'preprocessing':windows.report, 'rows':rows})
     return run
 

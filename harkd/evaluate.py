@@ -13,7 +13,7 @@ import numpy as np, pandas as pd, torch
 
 from .cost import count_macs,count_params
 from .data import COLORS
-from .experiment import FitConfig,experiment_inputs,experiment_windows,run_tasks
+from .experiment import FitConfig,check_fit,experiment_inputs,experiment_windows,run_tasks
 from .metrics import mean_interval,per_class,plot_confusion,scores,show_interval,wilson_interval
 from .runs import Run,hash_config,load_model,load_tensors,read_json,save_tensors,set_seed,write_json,write_ledger,write_results
 from .split import LEAKY,Feed,LeakySplit,Split,kfold_splits,leaky_split,loso_splits,official_split
@@ -46,10 +46,14 @@ class LadderConfig(FitConfig):
     run:str='' # Name of the run folder; empty: from the configuration
     results:str='' # Also write nbs/results/<results>.csv
 
+    def smoke(self): return replace(super().smoke(), fold=-1)
+
 RUNGS = (*LEAKY,'subject_kfold','loso','official')
 
 def ladder_rungs(cfg:LadderConfig, card)->list[str]:
     "The rungs of a data set: with published test subjects, the official split instead of folds"
+    idle = [f for f in ('split','fold','teacher_inputs') if getattr(cfg, f)!=getattr(LadderConfig, f)]
+    if idle: raise ValueError(f"'{idle[0]}' has no meaning on the ladder: each rung has its own splits, and there is no teacher")
     want = [r.strip() for r in cfg.rungs.split(',') if r.strip()] or [r for r in RUNGS if r!=('subject_kfold' if card.test_subjects else 'official')]
     for r in want:
         if r not in RUNGS: raise ValueError(f"unknown rung '{r}', choose from: {', '.join(RUNGS)}")
@@ -74,18 +78,18 @@ def run_rung(cfg:LadderConfig, folder:Path, rung:str, fold:int, seed:int)->dict:
     x = w.batch([0]).x[model.inputs[0]]
     row = dict(experiment=cfg.results or 'ladder', dataset=w.card.name, protocol=rung+('_2s' if w.card.window_s==2. and not w.card.whole else ''), part='test', model=cfg.student, arm='control', modality='+'.join(model.inputs), seed=seed, fold=split.fold,
         **{k:s[k] for k in ('n','accuracy','macro_f1','kappa')}, params=count_params(model), macs=count_macs(model, x), config_hash=hash_config(cfg), data_hash=w.hash)
+    if cfg.final: write_ledger([row])
     write_json(here/'row.json', row)
     return row
 
 def run_ladder(cfg:LadderConfig, path:str|Path='')->Run: # Finished; `ladder_table(run)` shows it
     "One recipe under every protocol"
-    w = experiment_windows(cfg); rungs = ladder_rungs(cfg, w.card); make_student(cfg.student, w, experiment_inputs(cfg, w.card)[0])
-    run = Run(path or cfg.run or f'ladder-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}', cfg)
+    check_fit(cfg); w = experiment_windows(cfg); rungs = ladder_rungs(cfg, w.card); make_student(cfg.student, w, experiment_inputs(cfg, w.card)[0])
+    run = Run(path or cfg.run or f'ladder-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}', cfg, w.hash)
     tasks = [(cfg, run.path, r, f, s) for s in range(cfg.seeds) for r in rungs for f in range(len(rung_splits(cfg, r, s)))]
     rows = run_tasks(run_rung, tasks, cfg.jobs, f'{cfg.dataset}: {len(rungs)} protocols')
     pd.DataFrame(rows).to_csv(run/'results.csv', index=False)
     if cfg.results: write_results(cfg.results, rows)
-    if cfg.final: write_ledger(rows)
     run.finish({'rows':rows, 'data_hash':w.hash})
     return run
 

@@ -9,11 +9,12 @@ __all__ = ['RESULT_COLUMNS', 'LEDGER_COLUMNS', 'in_test', 'set_seed', 'check_par
            'result_rows', 'write_results', 'write_ledger']
 
 # %% ../nbs/02c_runs.ipynb #e2fad872
-import ast,hashlib,importlib.util,json,os,platform,random,tempfile
+import ast,hashlib,importlib.util,io,json,os,platform,random,tempfile
 from dataclasses import asdict,fields,is_dataclass
 from datetime import date
 from pathlib import Path
 import numpy as np, pandas as pd, torch
+from filelock import FileLock
 from safetensors import SafetensorError,safe_open
 from safetensors.torch import save as safetensors_bytes
 
@@ -169,19 +170,24 @@ def repo_root()->Path: # Of the checkout harkd is installed from; else the worki
     here = Path(importlib.util.find_spec('harkd').origin).resolve().parent.parent
     return here if (here/'settings.ini').exists() else Path.cwd()
 
+def _work(config): # what a run computes: not where, nor by how many processes
+    return {k:v for k,v in config.items() if k not in ('jobs','backend','config_hash','data_hash','environment')}
+
 class Run:
     "A folder that remembers what was done"
-    def __init__(self, path:str|Path, config=None # A dataclass; None: open an existing run
+    def __init__(self, path:str|Path, config=None, # A dataclass; None: open an existing run
+                 data_hash:str='' # Of the data set; what was computed from other data is not continued
                 ):
         path = Path(path); self.path = path if path.is_absolute() else repo_root()/'runs'/(path.relative_to('runs') if path.parts[:1]==('runs',) else path)   # 'runs/x' is 'x'
         if config is None:
             if not (self.path/'config.json').exists(): raise FileNotFoundError(f"'{self.path}' is not a run folder: it has no config.json")
             return
         had = read_json(self.path/'config.json') if (self.path/'config.json').exists() else None
-        if had and had['config_hash']!=hash_config(config): raise ValueError(f"run '{self.path.name}' exists with another configuration; choose another name, or delete its folder")
+        if had and _work(had)!=_work(json.loads(json.dumps(asdict(config), default=_plain))): raise ValueError(f"run '{self.path.name}' exists with another configuration; choose another name, or delete its folder")
+        if had and had.get('data_hash') and data_hash and had['data_hash']!=data_hash: raise ValueError(f"run '{self.path.name}' was made from other data ({had['data_hash']}, now {data_hash}); choose another name, or delete its folder")
         if had and self.finished: (self.path/'metrics.json').unlink()
         self.resumed = bool(had) and any(self.path.rglob('*.safetensors'))
-        write_json(self.path/'config.json', {**asdict(config), 'config_hash':hash_config(config), 'environment':environment()})
+        write_json(self.path/'config.json', {**asdict(config), 'config_hash':hash_config(config), 'data_hash':data_hash, 'environment':environment()})
 
     @property
     def finished(self)->bool: return (self.path/'metrics.json').exists()
@@ -198,7 +204,7 @@ class Run:
 # %% ../nbs/02c_runs.ipynb #ea17ff8c
 RESULT_COLUMNS = '''experiment dataset protocol part model arm method teacher modality seed fold n accuracy macro_f1 kappa params weight_bytes bytes format macs
     latency_ms latency_p95_ms gap same device config_hash data_hash date'''.split()
-LEDGER_COLUMNS = 'date experiment dataset protocol model arm method seed n accuracy config_hash data_hash'.split()
+LEDGER_COLUMNS = 'date experiment dataset protocol fold model arm method seed n accuracy config_hash data_hash'.split()
 
 def results_dir()->Path: # `HARKD_RESULTS`, which tests set, or nbs/results
     "Where result tables are"
@@ -224,7 +230,7 @@ def write_results(name:str, rows:list[dict]|pd.DataFrame, # Replaces `nbs/result
 def write_ledger(rows:list[dict] # Columns of `LEDGER_COLUMNS`
                 )->Path:
     "Write down a look at official test subjects"
-    path = results_dir()/'ledger.csv'; new = pd.DataFrame(rows).reindex(columns=LEDGER_COLUMNS).assign(date=str(date.today()))
-    old = pd.read_csv(path, dtype=str) if path.exists() else None
-    d = new if old is None else pd.concat([old, new.astype(str)])
-    return write_bytes(path, d.to_csv(index=False, float_format='%.6g').encode())
+    path = results_dir()/'ledger.csv'; path.parent.mkdir(parents=True, exist_ok=True); new = pd.read_csv(io.StringIO(pd.DataFrame(rows).reindex(columns=LEDGER_COLUMNS).assign(date=str(date.today())).to_csv(index=False, float_format='%.6g')), dtype=str)
+    with FileLock(f'{path}.lock'):   # several processes may look at once
+        d = new if not path.exists() else pd.concat([pd.read_csv(path, dtype=str).reindex(columns=LEDGER_COLUMNS), new])
+        return write_bytes(path, d.drop_duplicates([c for c in LEDGER_COLUMNS if c!='date']).to_csv(index=False).encode())   # the same look, told again, is one look

@@ -41,9 +41,12 @@ def read_manifest(root:Path # Folder with `manifest.json`
     for k,v in m.items():
         if k not in MANIFEST: raise BadRecording(f"{path}: unknown key '{k}', use: {', '.join(MANIFEST)}")
         if not isinstance(v, MANIFEST[k]) or (isinstance(v, bool) and MANIFEST[k] is not bool): raise BadRecording(f"{path}: '{k}' has the wrong type, got {v!r}")
+    if not m.get('fs', 50.)>0: raise BadRecording(f"{path}: 'fs' must be > 0, got {m['fs']}")
+    if 'time' in m and not isinstance(m['time'].get('column'), str): raise BadRecording(f"{path}: 'time' needs the name of a column, as in {{\"column\": \"timestamp\", \"unit\": \"ms\"}}")
     if not m.get('streams'): raise BadRecording(f"{path}: names no streams")
     for s,d in m['streams'].items():
         if not isinstance(d, dict) or not isinstance(d.get('columns'), dict): raise BadRecording(f"{path}: stream '{s}' needs \"columns\": {{\"acc_x\": \"name in the file\", …}}")
+        if not isinstance(d.get('units', {}), dict): raise BadRecording(f"{path}: stream '{s}', \"units\" names sensors or channels, as in {{\"acc\": \"g\"}}")
         for c in d['columns']: unit_scale(_unit(d, c), f"{path}: stream '{s}', {c}")
         if len(d['columns'])!=3*len(d.get('joints', ()))!=0: raise BadRecording(f"{path}: stream '{s}' has {len(d['columns'])} columns, expected 3 for each of {len(d['joints'])} joints")
     return m
@@ -96,8 +99,9 @@ def read_sessions(root:Path # Folder with `manifest.json` and `recordings.csv`
     root = Path(root); m = read_manifest(root); path = root/'recordings.csv'
     rows = _table(path); files = {d.get('file','file') for d in m['streams'].values()}
     for c in ('id','subject',*sorted(files),*(() if 'label' in m else ('label',))): _column(rows, c, path, numeric=False)
-    for c in ('id','subject'):
-        if rows[c].isna().any(): raise BadRecording(f"{path}: row {int(rows[c].isna().argmax())+2} has no {c}; a split by subject needs to know who moved")
+    for c,why in (('id','each recording needs a name'),('subject','a split by subject needs to know who moved'),*([] if 'label' in m else [('label','each recording needs its activity')])):
+        if rows[c].isna().any(): raise BadRecording(f"{path}: row {int(rows[c].isna().argmax())+2} has no {c}; {why}")
+    if 'group' in rows: rows['group'] = rows['group'].astype(object).where(rows['group'].notna(), '')
     recs = [_read_row(root, m, r) for r in rows.to_dict('records')]
     classes = tuple(m.get('classes') or sorted({s.label for r in recs for s in r.spans}))
     streams,given = tuple(m['streams']),{k:m[k] for k in ('title','window_s','stride_s','whole','length','cite','terms') if k in m}

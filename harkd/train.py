@@ -31,7 +31,6 @@ class TrainConfig:
     warmup:float=.15 # Share of the steps in which the rate rises
     ema:float=.99 # Decay of the averaged weights, which are the ones kept; 0: none
     clip:float=2. # Largest gradient norm; 0: none
-    label_smoothing:float=.1
     precision:str='no' # 'no' | 'bf16' | 'fp16'
     seed:int=0
 
@@ -127,12 +126,12 @@ def train(model:nn.Module, # Trained in place; ends with the averaged weights, i
     history,start,sums,scaler = [],0,{},None
     model.to(acc.device); ema = EMA(model, cfg.ema) if cfg.ema else None
     if checkpoint and Path(checkpoint).exists(): start,history,sums,scaler = _resume(checkpoint, model, ema, opt, cfg)
-    wrapped,opt = acc.prepare(model, opt) if acc.num_processes>1 or cfg.precision!='no' else (model,opt)
+    wrapped = _Lesson(model, loss); wrapped,opt = acc.prepare(wrapped, opt) if acc.num_processes>1 or cfg.precision!='no' else (wrapped,opt)
     if scaler: acc.scaler.load_state_dict(scaler)
     steps = range(start, total)
     for i in (bar:=tqdm(steps, progress, initial=start, total=total, disable=not (progress and acc.is_main_process), delay=1., mininterval=.5, leave=False)):
         epoch,s = divmod(i, feed.steps)
-        sums = _step(wrapped, feed, loss, opt, cfg, acc, epoch, s, i, total, sums)
+        sums = _step(wrapped, feed, opt, cfg, acc, epoch, s, i, total, sums)
         if ema: ema.update(model, i)
         if s==feed.steps-1:
             history.append({'epoch':epoch+1, 'lr':opt.param_groups[0]['lr'], **{k:v/feed.steps for k,v in sums.items()}}); sums = {}
@@ -146,17 +145,21 @@ def train(model:nn.Module, # Trained in place; ends with the averaged weights, i
 
 # %% ../nbs/02d_train.ipynb #08ab2e4c
 def _accelerator(precision):
-    from accelerate import Accelerator
+    from accelerate import Accelerator,DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision!=precision: AcceleratorState._reset_state(True)
-    return Accelerator(mixed_precision=precision)
+    return Accelerator(mixed_precision=precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
-def _step(model, feed, loss, opt, cfg, acc, epoch, s, i, total, sums):
+class _Lesson(nn.Module): # model and loss in one forward pass: what wraps it for several processes must see every call
+    def __init__(self, model, loss): super().__init__(); self.model,self.loss = model,loss
+    def forward(self, batch): return self.loss(self.model, batch)
+
+def _step(model, feed, opt, cfg, acc, epoch, s, i, total, sums):
     for g in opt.param_groups: g['lr'] = learning_rate(i, total, cfg)
     rank,world = acc.process_index,acc.num_processes
     batch = to_device(feed.train(epoch, s, cfg.epochs, rank, world), acc.device)
     set_seed(step_seed(cfg.seed, epoch, s, 1, *([rank] if rank else []))); model.train()
-    with acc.autocast() if cfg.precision!='no' else nullcontext(): got = loss(model, batch)
+    with acc.autocast() if cfg.precision!='no' else nullcontext(): got = model(batch)
     parts = got if isinstance(got, dict) else {'loss':got}
     if not math.isfinite(value:=float(parts['loss'].detach())): raise FloatingPointError(f"loss is {value} at epoch {epoch+1}, step {s+1}, on windows {batch.ids.tolist()[:8]}…; lower lr (now {opt.param_groups[0]['lr']:.2g}) or look at these windows")
     opt.zero_grad(); acc.backward(parts['loss'])

@@ -12,7 +12,7 @@ from harkd.deploy import describe,onnx_bytes,onnx_runner
 from harkd.experiment import experiment_windows
 from harkd.formats import _open,make_files
 from harkd.preprocess import cut_windows
-from harkd.runs import Run,hash_config,processor,results_dir,set_seed,write_bytes,write_json,write_results
+from harkd.runs import Run,hash_config,processor,results_dir,set_seed,write_bytes,write_json,write_ledger,write_results
 from harkd.runtime import Bundle,StreamingClassifier
 from harkd.student import InertialTransformer
 
@@ -23,8 +23,9 @@ def latency_rows(student, reference):
         cfg,feed,ids,model,about,x,y,calibration = _open(Run(path).path, 'distilled', None, 0); i, = model.inputs; shape = tuple(x.shape[1:]); made,refused = make_files(model, shape, calibration, x, y)
         for m in made:
             z = m.runner(x[:len(ids)].numpy()); run[who,m.format,m.precision] = (lambda m=m,one=x[:1].numpy(): m.runner(one))
-            rows.append(dict(experiment='bench_latency', dataset=about['dataset'], protocol=about['protocol'], part='test' if cfg.final else 'val', model=cfg.student, arm='distilled', method=who, modality=i, seed=0, n=len(ids), accuracy=float((z.argmax(1)==y[:len(ids)]).mean()), bytes=len(m.data), weight_bytes=m.weight_bytes,
+            rows.append(dict(experiment='bench_latency', fold=feed.split.fold, dataset=about['dataset'], protocol=about['protocol'], part='test' if cfg.final else 'val', model=cfg.student, arm='distilled', method=who, modality=i, seed=0, n=len(ids), accuracy=float((z.argmax(1)==y[:len(ids)]).mean()), bytes=len(m.data), weight_bytes=m.weight_bytes,
                 format=f'{m.format} {m.precision}', gap=m.gap, same=m.same, config_hash=hash_config(cfg), data_hash=about['data_hash']))
+        if cfg.final: write_ledger([{**r, 'method':r['format']} for r in rows if r['method']==who])
         for k,v in refused.items(): print(f'{who}, {k}: {v}')
     set_seed(0); published = InertialTransformer(); runner = onnx_runner(onnx_bytes(published, (100,6))); one = np.zeros((1,100,6), np.float32); run['published','onnx','fp32'] = lambda: runner(one)
     speed = compare_latency(run, rounds=60, calls=20, threads=1)

@@ -25,13 +25,13 @@ def test_alpha_really_arrives(tmp_path):
     assert config['alpha']==.2 and config['temperature']==3. and (run/'metrics.json').exists()
 
 def test_misspelt_and_mistyped_parameters_stop_a_chapter(tmp_path):
-    with pytest.raises(pm.PapermillExecutionError, match="unknown parameter 'alhpa', valid ones are: dataset"): execute('evaluate', tmp_path, alhpa=.2)
+    with pytest.raises(pm.PapermillExecutionError, match=r"unknown parameter 'alhpa', valid ones are: dataset.*\balpha\b"): execute('distill', tmp_path, alhpa=.2)
     with pytest.raises(pm.PapermillExecutionError, match="parameter 'seeds' must be int, got 1.5"): execute('evaluate', tmp_path, seeds=1.5)
 
 @pytest.mark.parametrize('params,says', [(['alhpa','0.2'],"unknown parameter 'alhpa'"), (['seeds','1.5'],"'seeds' must be int, got '1.5'")])
 def test_the_command_checks_before_it_runs(params, says):
     r = subprocess.run([sys.executable, '-c', 'from harkd.cli import main; main()', 'run', 'distill', '-p', *params], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-    assert r.returncode==2 and says in r.stderr and 'alpha' in r.stderr+'alpha'
+    assert r.returncode==2 and says in r.stderr and (params[0]=='seeds' or re.search(r'valid ones are:.*\balpha\b', r.stderr, re.S))
 
 @pytest.mark.parametrize('chapter', sorted(CONFIGS))
 def test_parameters_are_the_fields_of_the_configuration(chapter):
