@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Pairs', 'notebooks_dir', 'read_params', 'runnable', 'parse_value', 'parse_params', 'execute', 'join_pairs',
-           'run', 'params', 'datasets', 'export', 'stream', 'bench', 'demo', 'main']
+           'run', 'params', 'datasets', 'export', 'check', 'stream', 'bench', 'demo', 'main']
 
 # %% ../nbs/09a_cli.ipynb #44817e1f
 import ast,importlib.util,json,os,re,sys
@@ -107,16 +107,23 @@ def datasets():
 # %% ../nbs/09a_cli.ipynb #a93a8f29
 def _fail(f, *args, **kwargs): # what users get wrong is a message, not a traceback
     try: return f(*args, **kwargs)
-    except (ValueError,FileNotFoundError,ImportError,RuntimeError) as e: raise SystemExit(f'error: {e}') from None
+    except (ValueError,OSError,ImportError,RuntimeError) as e: raise SystemExit(f'error: {e}') from None
 
 @app.command()
 def export(run:Annotated[Path, typer.Argument(help="folder of a finished distillation run")], format:Annotated[str, typer.Option(help="onnx | tflite")]='onnx', quantize:Annotated[str, typer.Option(help="fp32 | fp16 | int8_dynamic | int8")]='fp32',
            arm:Annotated[str, typer.Option(help="distilled | control")]='distilled', seed:Annotated[int, typer.Option(help="which of the run's seeds")]=0, output:Annotated[str, typer.Option('--output','-o', help="folder of the bundle; default below the run")]='',
-           calibrate:Annotated[str, typer.Option(help="development run to calibrate on, where the run looked at test subjects")]='', c:Annotated[bool, typer.Option('--c', help="also a C array, for int8 TFLite")]=False):
+           calibrate:Annotated[str, typer.Option(help="development run to calibrate on, where the run looked at test subjects; 'none': no calibration")]='', c:Annotated[bool, typer.Option('--c', help="also a C array, for int8 TFLite")]=False):
     "Write a bundle that agrees with its model, or nothing."
     from harkd.formats import export as export_bundle
     folder = _fail(export_bundle, run.absolute() if run.exists() else run, output, format, quantize, arm, None, seed, calibrate, c)
     typer.echo(f'{folder}: '+', '.join(f'{p.name} ({p.stat().st_size:,} bytes)' for p in sorted(folder.iterdir())))
+
+@app.command()
+def check(bundle:Annotated[Path, typer.Argument(help="folder with bundle.json")], run:Annotated[Path, typer.Argument(help="folder of the run it was made from")]):
+    "Does a bundle still decide as the model it was made from?"
+    from harkd.formats import check_bundle
+    d = _fail(check_bundle, bundle, run.absolute() if run.exists() else run)
+    typer.echo(f"same decisions in {d['same']:.2%} of {d['windows']} windows, largest difference {d['gap']:.2g}")
 
 @app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True, help_option_names=[]))
 def stream(ctx:typer.Context):
@@ -138,14 +145,15 @@ def bench(bundles:Annotated[list[Path], typer.Argument(help="folders with bundle
 # %% ../nbs/09a_cli.ipynb #9e702bdc
 @app.command()
 def demo(seeds:Annotated[int, typer.Option(help="repetitions of each training")]=3,
-         epochs:Annotated[int, typer.Option(help="passes of each training; more are better, and slower")]=8,
+         epochs:Annotated[int, typer.Option(help="passes of each training; more are better, and slower")]=9,
+         folds:Annotated[int, typer.Option(help="groups of people, each held out once")]=3,
          name:Annotated[str, typer.Option(help="name of the run folder below runs/")]='demo'):
     "The whole path on SPAR: distil, explain, export; a few minutes on two cores."
     import time
     from harkd.runs import repo_root
     start = time.perf_counter(); folder = repo_root()/'runs'/name; wrote = []
     typer.echo("SPAR: seven shoulder exercises of ten people. The teacher has accelerometer and gyroscope, the student the accelerometer alone.")
-    for chapter,args in (('distill', dict(run=name, seeds=seeds, epochs=epochs, teacher_epochs=epochs)), ('explain', dict(run=name)), ('deploy', dict(run=name))):
+    for chapter,args in (('distill', dict(run=name, seeds=seeds, epochs=epochs, teacher_epochs=epochs, folds=folds)), ('explain', dict(run=name)), ('deploy', dict(run=name))):
         done = execute(chapter, args, folder/f'{chapter}.ipynb'); wrote.append(done['output'])
         typer.echo(f"\n== {chapter} ==\n{done['text']}")
     typer.echo(f"\n{time.perf_counter()-start:.0f} s. Executed notebooks, with their figures:"); [typer.echo(f'  {w}') for w in wrote]

@@ -29,6 +29,7 @@ class CompareConfig(DistillConfig):
     "One student, many ways to teach it"
     methods_list:str='' # Comma-separated, combinations with '+', e.g. 'kd,rkd,kd+rkd'; empty: every method that fits
     factors:str='0.333,1,3' # Factors on the default weights, of which each method may choose
+    untuned:str='' # Methods that keep their default weight, to save time; the table names them
     self_model:str='wide' # The bigger network that feels no more than the student
     final_seeds:int=3 # Of the last training, with `final`
     backend:str='joblib' # 'joblib' | 'ray'
@@ -98,16 +99,17 @@ def compare_methods(cfg:CompareConfig, path:str|Path='' # Run folder; empty: bel
     if cfg.final and not w.card.test_subjects: raise ValueError(f"{w.card.name} has no published test subjects: everybody helps to choose the weights, and nobody is left to test on; leave final at False")
     student,teacher,feed = make_student(cfg.student, w, felt),_make_teacher(cfg, w, seen),Feed.fit(splits[max(cfg.fold, 0)]); make_teacher(cfg.self_model, w, felt)
     for e in names: check_methods(cfg, e.split('+'), make_student(cfg.student, w, felt), teacher, feed)
-    run = Run(path or cfg.run or f'compare-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}', cfg, w.hash); both = ('teacher','self_teacher'); tuned = [*names,'self']
+    run = Run(path or cfg.run or f'compare-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}', cfg, w.hash); both = ('teacher','self_teacher'); tuned,given = [*names,'self'],split_names(cfg.untuned)
+    if lost:=set(given)-set(tuned): raise ValueError(f"untuned names '{sorted(lost)[0]}', which is not compared here")
     places = [(f,s) for s in range(cfg.seeds) for f in (range(n) if cfg.fold<0 else [cfg.fold])]; go = lambda f,tasks,what: run_tasks(f, tasks, cfg.jobs, what, cfg.backend)
     go(teach_fold, [(cfg,run.path,'dev',t,*p) for t in both for p in places], 'teachers')
-    rows = go(learn_fold, [(cfg,run.path,'dev',e,1.,*p) for e in (*both,'alone') for p in places]+[(cfg,run.path,'dev',e,f,*p) for e in tuned for f in factors for p in places], f'{len(names)} methods × {len(factors)} weights × {len(places)}')
-    chosen = choose_factors(rows, tuned, factors)
+    rows = go(learn_fold, [(cfg,run.path,'dev',e,1.,*p) for e in (*both,'alone') for p in places]+[(cfg,run.path,'dev',e,f,*p) for e in tuned for f in ([1.] if e in given else factors) for p in places], f'{len(names)} methods × {len(factors)} weights × {len(places)}')
+    chosen = choose_factors(rows, [e for e in tuned if e not in given], factors)|{e:1. for e in given}
     if cfg.final:
         seeds = range(cfg.final_seeds); go(teach_fold, [(cfg,run.path,'final',t,0,s) for t in both for s in seeds], 'teachers, all training subjects')
         last = go(learn_fold, [(cfg,run.path,'final',e,1.,0,s) for e in (*both,'alone') for s in seeds]+[(cfg,run.path,'final',e,chosen[e],0,s) for e in tuned for s in seeds], f'{len(names)} methods, once')
         rows += last
-    run.finish({'rows':rows, 'chosen':chosen, 'untuned':sorted(names) if len(factors)<2 else [], 'folds':n if cfg.fold<0 else 1, 'train_share':1/max(1, (n-1)), 'data_hash':w.hash})
+    run.finish({'rows':rows, 'chosen':chosen, 'untuned':sorted(names) if len(factors)<2 else given, 'folds':n if cfg.fold<0 else 1, 'train_share':1/max(1, (n-1)), 'data_hash':w.hash})
     if cfg.results: write_results(cfg.results, rows); [write_bytes(results_dir()/f'{cfg.results}_{n}.csv', compare_table(run, a).to_csv(float_format='%.5g').encode()) for n,a in (('table','alone'),('self','self'))]
     return run
 
@@ -128,7 +130,7 @@ def compare_table(run:Run, against:str='alone' # 'alone' | 'self'
     dev = d[d.part=='val'].set_index(['fold','seed','method']).accuracy.unstack()
     for e in chosen:
         diff,lo,hi,p = corrected_t_test((dev[label(e)]-dev[base_label]).groupby('fold').mean().to_numpy(), m['train_share'])   # seeds of one fold share its people: one difference a fold
-        out.append(dict(method=e, factor=chosen[e], dev=dev[label(e)].mean(), dev_diff=diff, dev_low=lo, dev_high=hi, dev_p=p))
+        out.append(dict(method=e, factor=chosen[e], tuned=e not in m['untuned'] and e!='alone', dev=dev[label(e)].mean(), dev_diff=diff, dev_low=lo, dev_high=hi, dev_p=p))
     t = pd.DataFrame(out).set_index('method'); t['dev_holm'] = holm(t.dev_p.fillna(1.))
     if (d.part=='test').any():
         seeds = sorted(d[d.part=='test'].seed.unique()); base = _correct(run, 'final', against, base_factor, 0, seeds)
@@ -142,7 +144,7 @@ def compare_table(run:Run, against:str='alone' # 'alone' | 'self'
 def say_table(t:pd.DataFrame)->pd.DataFrame: # For people
     "Percent and points"
     pts = lambda d,lo,hi: f'{d*100:+.1f} [{lo*100:+.1f}, {hi*100:+.1f}]'
-    cols = {'factor':t.factor.map('{:g}'.format), 'dev %':(t.dev*100).round(1), 'to control, points':[pts(*r) for r in t[['dev_diff','dev_low','dev_high']].to_numpy()], 'p (Holm)':t.dev_holm.round(3)}
+    cols = {'factor':[f'{f:g}' if u else f'{f:g} (not tuned)' for f,u in zip(t.factor, t.tuned)], 'dev %':(t.dev*100).round(1), 'to control, points':[pts(*r) for r in t[['dev_diff','dev_low','dev_high']].to_numpy()], 'p (Holm)':t.dev_holm.round(3)}
     if 'test' in t: cols |= {'test %':(t.test*100).round(1), 'test, points (over trials)':[pts(*r) for r in t[['test_diff','test_low','test_high']].to_numpy()], '(over seeds)':[f'[{a*100:+.1f}, {b*100:+.1f}]' for a,b in t[['seed_low','seed_high']].to_numpy()], 'test p (Holm)':t.test_holm.round(3)}
     return pd.DataFrame(cols)
 

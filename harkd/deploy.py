@@ -7,13 +7,14 @@ __all__ = ['UNITS', 'trial_windows', 'ExportMismatch', 'onnx_bytes', 'onnx_sessi
            'describe', 'export_onnx', 'DeployConfig', 'deploy_run']
 
 # %% ../nbs/09_deploy.ipynb #0be2658c
-import contextlib,hashlib,io,logging,os,tempfile,warnings
+import contextlib,hashlib,io,json,logging,os,tempfile,warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
 from torch import nn,Tensor
 
 from .cost import compare_latency,cost
+from .data import find_function
 from .distill import open_run
 from .experiment import about_model
 from .runs import Run,load_model,write_bytes,write_json
@@ -93,9 +94,11 @@ def describe(about:dict, # `harkd.json` of a model's folder: inputs, channels, l
              data:bytes, file:str, format:str='onnx', precision:str='fp32', **more)->dict: # What bundle.json says
     "All that stands between a sensor and a decision"
     i, = about['inputs']; channels = about['channels'][i]
-    return dict(format=format, precision=precision, file=file, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), input=i, channels=channels, units=[UNITS.get(c.split('_')[0], '1') for c in channels],
+    b = dict(format=format, precision=precision, file=file, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), input=i, channels=channels, units=[UNITS.get(c.split('_')[0], '1') for c in channels],
         fs=about['fs'], samples=about['length'][i], whole=about['whole'], window_s=about['window_s'], stride_s=about['stride_s'], mean=about['normalizer']['mean'][i], std=about['normalizer']['std'][i], classes=about['classes'],
         **{k:about[k] for k in ('dataset','data_hash','config_hash','trained_on')}, **more)
+    b = json.loads(json.dumps(b, default=lambda o: o.tolist() if hasattr(o, 'tolist') else str(o)))
+    return {**b, 'seal':find_function('runtime:seal_bundle')(b)}
 
 UNITS = {'acc':'m/s²', 'gyro':'rad/s', 'mag':'T', 'duration':'s'}
 

@@ -233,7 +233,7 @@ def _table_rows(data, flat, c, gap_s, report):
         lo = max(float(f.t0[k]) for f in flat.values()); hi = min(float(f.t0[k])+(int(f.count[k])-1)/f.fs for f in flat.values())
         gaps = [g for s in flat for g in find_gaps(r.streams[s].read()[1], gap_s)]; n = len(rows)
         for label,a,z in _spans(r, c.window_s, c.stride_s, c.whole, lo, hi, 1/c.fs):
-            if any(a<g[1] and z>g[0] for g in gaps): report['dropped_for_gaps'] += 1
+            if any(a<g[1]-1e-6 and z>g[0]+1e-6 for g in gaps): report['dropped_for_gaps'] += 1
             else: rows.append((k, r.id, r.subject, r.group, c.classes.index(label), a, z))
         report['spans_without_window'] += len(rows)==n
     return rows

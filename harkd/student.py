@@ -10,7 +10,7 @@ __all__ = ['Features', 'STUDENTS', 'HarModel', 'check_window', 'sequence_conv', 
 from collections import namedtuple
 from pathlib import Path
 import torch, torch.nn.functional as F
-from huggingface_hub import ModelHubMixin,snapshot_download
+from huggingface_hub import ModelCard,ModelHubMixin,snapshot_download
 from torch import nn,Tensor
 
 from .attention import Encoder,sinusoidal_positions
@@ -35,6 +35,9 @@ class HarModel(nn.Module, ModelHubMixin, library_name='harkd', tags=['human-acti
         return self.head(embedding)
 
     def _save_pretrained(self, save_directory): save_model(self, save_directory, **{'inputs':list(self.inputs), **{k:v for k,v in self.about.items() if k not in ('class','config')}})
+    def generate_model_card(self, *args, **kwargs): # What is known, and nothing else
+        a = self.about; rows = {'classes':', '.join(a.get('classes', [])), 'inputs':'; '.join(f"{i}: {', '.join(c)}" for i,c in a.get('channels', {}).items()), 'rate':f"{a['fs']:g} Hz" if 'fs' in a else '', 'samples of a window':str(a.get('length', '')), 'data':a.get('dataset', ''), 'protocol':a.get('protocol', ''), 'trained on subjects':', '.join(map(str, a.get('trained_on', []))), 'units':'SI (m/s², rad/s), normalised by harkd.json'}
+        return ModelCard('---\nlibrary_name: harkd\ntags: [human-activity-recognition]\n---\n\n'+f'# {type(self).__name__}\n\n{sum(p.numel() for p in self.parameters()):,} parameters. Load it with `harkd.student.HarModel.from_pretrained(folder)`.\n\n| | |\n| --- | --- |\n'+'\n'.join(f'| {k} | {v} |' for k,v in rows.items() if v))
     @classmethod
     def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None, **_):
         folder = model_id if Path(model_id).is_dir() else snapshot_download(model_id, revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token, allow_patterns=['harkd.json','model.safetensors'])

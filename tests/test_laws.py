@@ -55,7 +55,7 @@ def test_law_2_teacher_and_student_look_at_the_same_windows(windows):
         inputs = ('imu',)
         def __init__(self): super().__init__(); self.w = torch.nn.Parameter(torch.zeros(1))
         def features(self, imu): seen.append(imu); return Features(self.w*torch.ones(len(imu), 6), None, ())
-    lesson,b = Lesson([Eyes()], ['kd'], .5, 2., 0.),feed.train(1, 0); lesson(Skin(), b)
+    lesson,b = Lesson([Eyes()], ['kd'], .5, 2., 0.),feed.train(0, 0, 10); lesson(Skin(), b)
     (imu,sk),mine = seen; assert imu is mine and imu is b.x['imu']
     assert sk is b.x['skeleton'] and (feed.norm(windows.batch(b.ids)).y==b.y).all()
 
@@ -64,7 +64,7 @@ def test_law_2_both_inputs_are_mixed_and_warped_alike(windows):
     d = synth_dataset(4, 2); mark = lambda k,s,n: np.stack([np.full(n, float(k)), np.linspace(0, 1, n)], 1)
     recs = [replace(r, streams={'imu':Stream(mark(k, r, 400), np.arange(400)/100, ('acc_x','acc_y'), ('m/s²',)*2), 'other':Stream(mark(k, r, 200), np.arange(200)/50, ('acc_x','acc_y'), ('m/s²',)*2)}, spans=(Span(r.spans[0].label, 0., 3.9),)) for k,r in enumerate(d.recordings)]
     w = cut_windows(replace(d, recordings=recs), ('imu','other'), whole=True, length=80); people = w.table.subject.unique(); cfg = DistillConfig(mixup=.5, warp=.4, rotate=0., scale=0., jitter=0.)
-    feed = Feed.fit(by_subject(w, people[:3], people[3:]), augment=cfg.augment, batch_size=16); b = feed.train(1, 0)
+    feed = Feed.fit(by_subject(w, people[:3], people[3:]), augment=cfg.augment, batch_size=16); b = feed.train(0, 0, 10); assert b.y_soft is not None
     raw = {i:b.x[i]*torch.tensor(feed.norm.std[i])+torch.tensor(feed.norm.mean[i]) for i in ('imu','other')}
     assert torch.allclose(raw['imu'], raw['other'], atol=.05) and raw['imu'][...,0].std(1).max()<1e-3 and (raw['imu'][...,0].mean(1)-b.ids).abs().max()>.01      # mixed, and both alike
     shuffled = raw['other'][torch.randperm(len(b))]; assert not torch.allclose(raw['imu'], shuffled, atol=.05)
