@@ -103,6 +103,7 @@ def _calibration(run, cfg, on, arm): # from which run, and is it of the same stu
         if (mine:=getattr(cfg, k))!=(its:=other.config[k]): raise ValueError(f"'{on}' cannot calibrate this student: its {k} is {its!r}, here it is {mine!r}")
     return calibrate(other, arm)
 
+# %% ../nbs/09f_formats.ipynb #afc0c8a1
 def export(run:str|Path, # A finished distillation run
            folder:str|Path='', # Of the bundle; empty: <run>/export/<arm>-<format>-<precision>
            format:str='onnx', precision:str='fp32', # Of `FORMATS` and `LIMITS`
@@ -127,6 +128,7 @@ def export(run:str|Path, # A finished distillation run
     fresh.rename(folder)
     return folder
 
+# %% ../nbs/09f_formats.ipynb #72702b5a
 def _try_micro(m, x): # arena bytes, if TFLM decides as LiteRT does
     x = x[:50].numpy(); logits,arena = run_micro(m.data, x); same = (logits.argmax(1)==m.runner(x).argmax(1)).mean()
     if same<.98: raise ExportMismatch(f"TensorFlow Lite Micro decides as LiteRT in {same:.0%} of 50 windows. No file was written")
@@ -196,6 +198,7 @@ def format_rows(cfg:FormatsConfig)->tuple[list[dict],dict[str,str]]: # Result ro
     if cfg.results: write_results(cfg.results, rows)
     return rows,refused
 
+# %% ../nbs/09f_formats.ipynb #703ea24b
 def format_table(rows)->pd.DataFrame: # Means over seeds
     "The formats for people"
     d = pd.DataFrame(rows); out = []

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'ENGINES', 'Decision', 'Piece', 'BadBundle', 'softmax', 'seal_bundle', 'Bundle', 'Decider', 'numbers',
-           'EvenStream', 'StreamingClassifier', 'stream_csv', 'main']
+           'EvenStream', 'HopWindows', 'check_stream', 'StreamingClassifier', 'stream_csv', 'main']
 
 # %% ../nbs/09d_runtime.ipynb #2f97d4f7
 import argparse,csv,hashlib,json,sys
@@ -30,6 +30,25 @@ def seal_bundle(about:dict # What bundle.json says, without 'seal'
     return hashlib.sha256(json.dumps({k:v for k,v in about.items() if k!='seal'}, sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/09d_runtime.ipynb #bb64af8e
+def _onnx(data, threads):
+    import onnxruntime as ort
+    o = ort.SessionOptions(); o.intra_op_num_threads = o.inter_op_num_threads = threads; o.log_severity_level = 3
+    s = ort.InferenceSession(data, o, providers=['CPUExecutionProvider'])
+    return lambda x: s.run(None, {'imu':x})[0]
+
+def _tflite(data, threads):
+    from ai_edge_litert.interpreter import Interpreter
+    it = Interpreter(model_content=data, num_threads=threads); it.allocate_tensors(); (i,),(o,) = it.get_input_details(),it.get_output_details()
+    def one(x):
+        if i['dtype']==np.int8: s,z = i['quantization']; x = np.clip(np.round(x/s)+z, -128, 127)
+        it.set_tensor(i['index'], x[None].astype(i['dtype'])); it.invoke(); y = it.get_tensor(o['index'])[0]
+        if o['dtype']==np.int8: s,z = o['quantization']; y = (y.astype(np.float32)-z)*np.float32(s)
+        return y
+    return lambda x: np.stack([one(w) for w in x])
+
+ENGINES = {'onnx':_onnx, 'tflite':_tflite}
+
+# %% ../nbs/09d_runtime.ipynb #a5349978
 class Bundle:
     "A model, and all that stands between a sensor and its decision"
     def __init__(self, folder, # With bundle.json and the model file
@@ -65,24 +84,6 @@ class Bundle:
         "What the network makes of windows"
         if x.ndim!=3 or x.shape[1:]!=(self.samples,len(self.raw)): raise ValueError(f"windows must be (n,{self.samples},{len(self.raw)}): {', '.join(self.raw)}; got {x.shape}")
         return softmax(self.logits(self.prepare(x))/self.about.get('temperature', 1.))
-
-def _onnx(data, threads):
-    import onnxruntime as ort
-    o = ort.SessionOptions(); o.intra_op_num_threads = o.inter_op_num_threads = threads; o.log_severity_level = 3
-    s = ort.InferenceSession(data, o, providers=['CPUExecutionProvider'])
-    return lambda x: s.run(None, {'imu':x})[0]
-
-def _tflite(data, threads):
-    from ai_edge_litert.interpreter import Interpreter
-    it = Interpreter(model_content=data, num_threads=threads); it.allocate_tensors(); (i,),(o,) = it.get_input_details(),it.get_output_details()
-    def one(x):
-        if i['dtype']==np.int8: s,z = i['quantization']; x = np.clip(np.round(x/s)+z, -128, 127)
-        it.set_tensor(i['index'], x[None].astype(i['dtype'])); it.invoke(); y = it.get_tensor(o['index'])[0]
-        if o['dtype']==np.int8: s,z = o['quantization']; y = (y.astype(np.float32)-z)*np.float32(s)
-        return y
-    return lambda x: np.stack([one(w) for w in x])
-
-ENGINES = {'onnx':_onnx, 'tflite':_tflite}
 
 # %% ../nbs/09d_runtime.ipynb #71d2804e
 Decision = namedtuple('Decision', 'time label probability window_label') # s, end of the window; decided class or 'unknown'; its smoothed probability; the class of this window alone
@@ -160,6 +161,29 @@ class EvenStream:
         return out
 
 # %% ../nbs/09d_runtime.ipynb #c80d5cf6
+class HopWindows:
+    "Even samples in, complete windows out; one window and what came since is all that it keeps"
+    def __init__(self, samples:int, hop:int, channels:int): self.samples,self.hop,self.buffer,self.base,self.next = samples,hop,np.zeros((0,channels)),0,0
+    def add(self, p:Piece)->tuple[np.ndarray,np.ndarray]: # (n,) grid point where each begins, (n,samples,c)
+        if p.fresh: self.next = -(-max(p.start, self.next)//self.hop)*self.hop if p.start else 0; self.buffer,self.base = self.buffer[:0],p.start   # only a session begins at 0
+        self.buffer = np.concatenate([self.buffer, p.x]); n = self.samples; starts = np.arange(self.next, self.base+len(self.buffer)-n+1, self.hop)
+        windows = np.stack([self.buffer[k-self.base:k-self.base+n] for k in starts]) if len(starts) else np.zeros((0,n,self.buffer.shape[1]))
+        if len(starts): self.next = int(starts[-1])+self.hop
+        drop = min(max(self.next-self.base, 0), len(self.buffer))
+        if drop: self.buffer = self.buffer[drop:].copy(); self.base += drop
+        return starts,windows
+
+def check_stream(bundle:Bundle, hop_s:float, gap_s:float, scale):
+    "Raise on a model or a setting that a stream cannot have"
+    about,fs = bundle.about,bundle.fs
+    if about['whole']: raise ValueError("this model decides on whole movements that somebody cut out; for a stream, train one on windows: -p window_s 2")
+    if 'duration' in about['channels']: raise ValueError("this model reads the duration of a movement, which a stream does not know; train one without '+duration' in student_inputs")
+    for name,v in (('hop_s',hop_s or about['stride_s']),('window_s',about.get('window_s') or bundle.samples/fs)):
+        if not v>0 or abs(v*fs-round(v*fs))>1e-6: raise ValueError(f"{name} must be > 0 and a whole number of samples, got {v} s at {fs:g} Hz; train with such a window_s and stride_s, or give such a hop_s")
+    if not gap_s>0: raise ValueError(f"gap_s must be > 0, got {gap_s}")
+    if np.shape(scale) not in ((),(len(bundle.raw),)) or not np.isfinite(scale).all(): raise ValueError(f"scale must be one number, or one for each of {', '.join(bundle.raw)}; got {scale}")
+
+# %% ../nbs/09d_runtime.ipynb #d055ed9e
 class StreamingClassifier:
     "Samples in, decisions out"
     def __init__(self, bundle:Bundle, hop_s:float=0., # Seconds between decisions; 0: as in training
@@ -167,15 +191,10 @@ class StreamingClassifier:
                  gap_s:float=.5, # Longest stretch without samples that is interpolated
                  scale=1. # Factor to SI units, or (c,) one for each channel
                 ):
-        if bundle.about['whole']: raise ValueError("this model decides on whole movements that somebody cut out; for a stream, train one on windows: -p window_s 2")
-        if 'duration' in bundle.about['channels']: raise ValueError("this model reads the duration of a movement, which a stream does not know; train one without '+duration' in student_inputs")
-        for name,v in (('hop_s',hop_s or bundle.about['stride_s']),('the window',bundle.samples/bundle.fs if not bundle.about.get('window_s') else bundle.about['window_s'])):
-            if not v>0 or abs(v*bundle.fs-round(v*bundle.fs))>1e-6: raise ValueError(f"{name} must be > 0 and a whole number of samples, got {v} s at {bundle.fs:g} Hz"+('; train with window_s and stride_s that are' if name!='hop_s' or not hop_s else ''))
-        if not gap_s>0: raise ValueError(f"gap_s must be > 0, got {gap_s}")
-        if np.shape(scale) not in ((),(len(bundle.raw),)) or not np.isfinite(scale).all(): raise ValueError(f"scale must be one number, or one for each of {', '.join(bundle.raw)}; got {scale}")
-        self.bundle = bundle; self.hop = round((hop_s or bundle.about['stride_s'])*bundle.fs); self.scale = np.asarray(scale, float); self.even = EvenStream(len(bundle.raw), bundle.fs, gap_s)
+        check_stream(bundle, hop_s, gap_s, scale)
+        self.bundle = bundle; self.cut = HopWindows(bundle.samples, round((hop_s or bundle.about['stride_s'])*bundle.fs), len(bundle.raw)); self.scale = np.asarray(scale, float); self.even = EvenStream(len(bundle.raw), bundle.fs, gap_s)
         self.decider = Decider(bundle.classes, smooth, hold, bundle.about.get('threshold', 0.) if threshold is None else threshold)
-        self.samples = self.windows = self.waiting = 0; self.held,self.kept,self.top,self.due = [],[],-np.inf,-np.inf; self.buffer,self.base,self.next = np.zeros((0,len(bundle.raw))),0,0
+        self.samples = self.windows = self.waiting = 0; self.held,self.kept,self.top,self.due = [],[],-np.inf,-np.inf
 
     def push(self, time, # (n,) or one; seconds
              x # (n,c), or (c,) with one time
@@ -193,22 +212,17 @@ class StreamingClassifier:
         if not self.held: return out
         t,x = (np.concatenate(v) for v in zip(*self.held)); self.held,self.waiting = [],0
         for i in range(0, len(t), 4096): out += self._decide(self.even.push(t[i:i+4096], x[i:i+4096]*self.scale))
-        e = self.even; self.top,self.due = (-np.inf,-np.inf) if e.newest is None else (e.newest,e.origin+(self.next+self.bundle.samples-1)/e.fs-1e-6)
+        e = self.even; self.top,self.due = (-np.inf,-np.inf) if e.newest is None else (e.newest,e.origin+(self.cut.next+self.bundle.samples-1)/e.fs-1e-6)
         return out
 
     def finish(self)->list[Decision]: # Of the last window, if the last sample completes it
         return self._work()+self._decide(self.even.finish())
 
     def _decide(self, pieces):
-        n,out = self.bundle.samples,[]
+        out = []
         for p in pieces:
-            if p.fresh: self.next = -(-max(p.start, self.next)//self.hop)*self.hop if p.start else 0; self.buffer,self.base = self.buffer[:0],p.start; self.decider.reset()   # only a session begins at 0
-            self.buffer = np.concatenate([self.buffer, p.x]); starts = np.arange(self.next, self.base+len(self.buffer)-n+1, self.hop)
-            for i in range(0, len(starts), 64):
-                s = starts[i:i+64]; probs = self.bundle(np.stack([self.buffer[k-self.base:k-self.base+n] for k in s])); out += [self.decider(p.origin+(k+n-1)/self.bundle.fs, q) for k,q in zip(s, probs)]
-            if len(starts): self.next = int(starts[-1])+self.hop; self.windows += len(starts)
-            drop = min(max(self.next-self.base, 0), len(self.buffer))
-            if drop: self.buffer = self.buffer[drop:].copy(); self.base += drop
+            starts,windows = self.cut.add(p); n = self.bundle.samples; self.windows += len(starts); p.fresh and self.decider.reset()
+            for i in range(0, len(starts), 64): out += [self.decider(p.origin+(k+n-1)/self.bundle.fs, q) for k,q in zip(starts[i:i+64], self.bundle(windows[i:i+64]))]
         return out
 
     @property

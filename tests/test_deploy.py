@@ -51,7 +51,7 @@ def test_a_long_session_in_random_chunks_decides_as_offline_with_flat_memory(mad
     assert np.allclose([d.time for d in got], w.table.stop, atol=1e-6) and len(got)>400
     assert [d.window_label for d in got]==[bundle.classes[k] for k in want]
     late,early = np.median(peaks[-100:]),np.median(peaks[100:200]); assert late-early<250*len(got)+50_000, (early,late)        # a decision is kept by the caller; nothing else grows
-    assert len(s.buffer)<=bundle.samples+s.hop
+    assert len(s.cut.buffer)<=bundle.samples+s.cut.hop
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
@@ -76,12 +76,12 @@ def test_no_sample_can_crash_a_stream_or_pass_unseen(made, rows):
         except ValueError as e: assert 'samples must be' in str(e) and s.report==before and len(x)!=3
         else:
             assert len(x)==3; r = s.report; assert r['samples']==before['samples']+1 and all(math.isfinite(d.probability) for d in out)
-            assert np.isfinite(s.buffer).all()
+            assert np.isfinite(s.cut.buffer).all()
     s.finish()
 
 def test_gaps_jumps_and_an_hour_of_silence(made):
     s = StreamingClassifier(Bundle(made[0]), threshold=0.); t,x = spar_stream(40); out = s.push(t, x); n = len(out)
-    assert s.push(t[-1]+3600, x[0])==[] and len(s.buffer)<s.bundle.samples+s.hop
+    assert s.push(t[-1]+3600, x[0])==[] and len(s.cut.buffer)<s.bundle.samples+s.cut.hop
     more = s.push(t[-1]+3600+t, x); assert s.report['gaps']==1 and len(more)==n and all(d.time>t[-1]+3600+3.9 for d in more)
     assert s.push(t, x)!=[] and s.report['restarts']==1                                                     # the clock jumped back: a new session
     assert [d.window_label for d in out]==[d.window_label for d in StreamingClassifier(Bundle(made[0]), threshold=0.).push(t, x)]
