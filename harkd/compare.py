@@ -121,7 +121,7 @@ def choose_factors(rows:list[dict], names:list[str], factors:list[float])->dict[
 
 # %% ../nbs/05a_compare.ipynb #db0f0889
 def _correct(run, stage, entry, factor, fold, seeds): # (seeds,n)
-    return np.stack([load_tensors(run/stage/f'fold{fold}_seed{s}'/f'{entry}@{factor:g}.safetensors')[0]['correct'].numpy() for s in seeds])
+    return np.stack([load_tensors(run/stage/f'fold{fold}_seed{s}'/f'{entry}@{factor:g}.safetensors')[0]['correct'].numpy().astype(float) for s in seeds])
 
 def compare_table(run:Run, against:str='alone' # 'alone' | 'self'
                  )->pd.DataFrame: # One row a method at its chosen factor, best first; the controls among them
