@@ -194,7 +194,7 @@ def format_rows(cfg:FormatsConfig)->tuple[list[dict],dict[str,str]]: # Result ro
             say = lambda format,z,**k: rows.append({**base, 'format':format, **scores(y[:n], z.argmax(1)), 'latency_ms':speed[format]['p50_ms'], 'latency_p95_ms':speed[format]['p95_ms'], **k})
             say('torch', want, gap=0., same=1.)
             for m in made: say(f'{m.format} {m.precision}', m.runner(x[:n].numpy()), bytes=len(m.data), weight_bytes=m.weight_bytes, gap=m.gap, same=m.same)
-            if c.final: write_ledger(rows[-len(made)-1:])
+            if c.final: write_ledger([{**r, 'method':r['format']} for r in rows[-len(made)-1:]])   # each format is a look of its own
     if cfg.results: write_results(cfg.results, rows)
     return rows,refused
 

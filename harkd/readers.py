@@ -18,6 +18,7 @@ from .data import BadRecording,MMFIT_ACTIONS,Recording,Span,Stream,UTD_ACTIONS
 
 # %% ../nbs/00b_readers.ipynb #8cf1da50
 G = 9.80665 # m/s² in one standard gravity
+# What numpy, pandas, scipy and pickle raise on damaged files (scipy: NotImplementedError for a MATLAB version it cannot read); every reader names the file in a BadRecording
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError, OverflowError, AttributeError, NotImplementedError, struct.error, zlib.error, scipy.io.matlab.MatReadError)
 
 def have_data(name:str # Data set below `HARKD_DATA`
