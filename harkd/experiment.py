@@ -66,13 +66,13 @@ class FitConfig(DataConfig):
     @property
     def augment(self)->Augment: return Augment(**{k:getattr(self,k) for k in ('warp','crop','rotate','yaw','scale','jitter','mixup')})
 
-# %% ../nbs/02f_experiment.ipynb #ebe2638e
+# %% ../nbs/02f_experiment.ipynb #8279101d
 RANGES = dict(epochs=(1,None), teacher_epochs=(1,None), batch_size=(2,None), lr=(1e-12,None), weight_decay=(0,None), label_smoothing=(0,.999), ema=(0,.99999), warp=(0,.99), crop=(0,.49), rotate=(0,180.), yaw=(0,180.), scale=(0,None), jitter=(0,None),
-    mixup=(0,None), seeds=(1,None), final_seeds=(1,None), teachers=(1,None), jobs=(0,None), folds=(2,None), alpha=(0,1), temperature=(1e-6,None), weight=(0,None))
+    mixup=(0,None), seeds=(1,None), final_seeds=(1,None), teachers=(1,None), jobs=(0,None), folds=(2,None), kernels=(84,None), trees=(1,None), alpha=(0,1), temperature=(1e-6,None), weight=(0,None))
 
-def check_fit(cfg:FitConfig):
+def check_fit(cfg:DataConfig):
     "Raise on numbers out of range"
-    if cfg.precision not in ('no','bf16','fp16'): raise ValueError(f"precision must be 'no', 'bf16' or 'fp16', got '{cfg.precision}'")
+    if getattr(cfg, 'precision', 'no') not in ('no','bf16','fp16'): raise ValueError(f"precision must be 'no', 'bf16' or 'fp16', got '{cfg.precision}'")
     for name,(lo,hi) in RANGES.items():
         v = getattr(cfg, name, lo)
         if v<lo or hi is not None and v>hi or v!=v: raise ValueError(f"{name} must be {f'in [{lo},{hi}]' if hi is not None else f'at least {lo}' if lo>=1 or lo==0 else '> 0'}, got {v}")
