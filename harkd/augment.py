@@ -28,14 +28,15 @@ def time_warp(b:int, # Windows
     k = torch.pi*torch.arange(1, 4, dtype=torch.float64)[:,None]
     return lambda u: lo+(hi-lo)*(u+(a*torch.sin(k*u[:,None])/k).sum(1))
 
-# %% ../nbs/01a_augment.ipynb #07a63720
+# %% ../nbs/01a_augment.ipynb #c73b2e0b
 def random_rotations(b:int, # How many
                      degrees:float, # Largest angle
-                     generator:torch.Generator|None=None
+                     generator:torch.Generator|None=None,
+                     exact:bool=False # Turn by `degrees`, not by up to `degrees`
                     )->Tensor: # (b,3,3)
     "Rotations by a uniform angle about a random axis"
     axis = torch.nn.functional.normalize(torch.randn(b, 3, generator=generator), dim=1)
-    a = (torch.rand(b, 1, 1, generator=generator)*2-1)*degrees*torch.pi/180
+    a = (torch.ones(b, 1, 1) if exact else torch.rand(b, 1, 1, generator=generator)*2-1)*degrees*torch.pi/180
     x,y,z = axis.T; o = torch.zeros(b)
     K = torch.stack([o,-z,y, z,o,-x, -y,x,o], 1).reshape(b,3,3)
     return torch.eye(3)+a.sin()*K+(1-a.cos())*(K@K)
