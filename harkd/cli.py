@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Pairs', 'notebooks_dir', 'read_params', 'runnable', 'parse_value', 'parse_params', 'execute', 'join_pairs',
-           'run', 'params', 'datasets', 'export', 'check', 'stream', 'bench', 'demo', 'main']
+           'run', 'params', 'datasets', 'recipes', 'recipe', 'export', 'check', 'stream', 'bench', 'demo', 'main']
 
 # %% ../nbs/09a_cli.ipynb #44817e1f
 import ast,importlib.util,json,os,re,sys
@@ -103,6 +103,20 @@ def datasets():
         try: where = str(data_root(c))
         except FileNotFoundError: where = f'not here; get it from: {c.where}'
         typer.echo(f'{c.name:15s} {c.title}\n{"":15s} {where}')
+
+# %% ../nbs/09a_cli.ipynb #3844fac0
+def recipes()->dict[str,dict]: # Name to {'says','chapter','params'}
+    "The experiments behind published figures"
+    return {p.stem:json.loads(p.read_text(encoding='utf8')) for p in sorted((notebooks_dir()/'recipes').glob('*.json'))}
+
+@app.command()
+def recipe(name:Annotated[str, typer.Argument(help="one of the list; none: show the list")]='', param:Pairs=[],
+           output:Annotated[Path|None, typer.Option('--output', '-o', help="executed notebook; default runs/<chapter>-<n>.ipynb")]=None):
+    "Run the experiment behind a published figure; without a name, list them."
+    known = recipes()
+    if not name: return [typer.echo(f"{n:22s} {r['chapter']:12s} {r['says']}") for n,r in known.items()]
+    if name not in known: raise typer.BadParameter(f"unknown recipe '{name}', choose one of: {', '.join(known)}")
+    given = [p.split('=',1)[0] for p in param]; run(known[name]['chapter'], [*param, *(f'{k}={v}' for k,v in known[name]['params'].items() if k not in given)], output)
 
 # %% ../nbs/09a_cli.ipynb #a93a8f29
 def _fail(f, *args, **kwargs): # what users get wrong is a message, not a traceback

@@ -2,17 +2,21 @@
 import json,os,re,subprocess,sys
 from pathlib import Path
 import papermill as pm, pytest
+from harkd.baselines import BaselineConfig
 from harkd.compare import CompareConfig
+from harkd.corruptions import CorruptionConfig
 from harkd.distill import DistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.deploy import DeployConfig
 from harkd.explain import ExplainConfig
 from harkd.formats import FormatsConfig
+from harkd.judge import JudgeConfig
 from harkd.cli import read_params,runnable
 from harkd.runs import check_params
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = {'distill':DistillConfig, 'compare':CompareConfig, 'evaluate':LadderConfig, 'explain':ExplainConfig, 'deploy':DeployConfig, 'formats':FormatsConfig}
+CONFIGS = {'distill':DistillConfig, 'compare':CompareConfig, 'evaluate':LadderConfig, 'explain':ExplainConfig, 'deploy':DeployConfig, 'formats':FormatsConfig,
+    'baselines':BaselineConfig, 'corruptions':CorruptionConfig, 'judge':JudgeConfig}
 
 def execute(chapter, tmp_path, **params):
     return pm.execute_notebook(str(runnable()[chapter]), str(tmp_path/'out.ipynb'), parameters=params, cwd=str(tmp_path), progress_bar=False, kernel_name='python3')
