@@ -2,6 +2,7 @@
 import json,os,re,subprocess,sys
 from pathlib import Path
 import papermill as pm, pytest
+from harkd.ablate import AblateConfig
 from harkd.baselines import BaselineConfig
 from harkd.compare import CompareConfig
 from harkd.corruptions import CorruptionConfig
@@ -16,7 +17,7 @@ from harkd.runs import check_params
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {'distill':DistillConfig, 'compare':CompareConfig, 'evaluate':LadderConfig, 'explain':ExplainConfig, 'deploy':DeployConfig, 'formats':FormatsConfig,
-    'baselines':BaselineConfig, 'corruptions':CorruptionConfig, 'judge':JudgeConfig}
+    'baselines':BaselineConfig, 'corruptions':CorruptionConfig, 'judge':JudgeConfig, 'ablate':AblateConfig}
 
 def execute(chapter, tmp_path, **params):
     return pm.execute_notebook(str(runnable()[chapter]), str(tmp_path/'out.ipynb'), parameters=params, cwd=str(tmp_path), progress_bar=False, kernel_name='python3')

@@ -1,0 +1,20 @@
+"A published table was made by the recipe that says so"
+import pandas as pd, pytest
+from harkd.baselines import BaselineConfig
+from harkd.cli import parse_params,read_params,recipes,runnable
+from harkd.distill import DistillConfig
+from harkd.runs import hash_config,results_dir
+
+CONFIGS = {'distill':DistillConfig, 'baselines':BaselineConfig}
+TRAINED = {n:r for n,r in recipes().items() if r['chapter'] in CONFIGS}
+
+@pytest.mark.parametrize('name', sorted(recipes()))
+def test_parameters_are_known_and_typed(name):
+    r = recipes()[name]; known = read_params(runnable()[r['chapter']])
+    assert parse_params([(k, str(v)) for k,v in r['params'].items()], known)==r['params'] and r['says']
+
+@pytest.mark.parametrize('name', sorted(TRAINED))
+def test_the_table_has_the_hash_of_its_recipe(name):
+    r = TRAINED[name]; table = pd.read_csv(results_dir()/f"{r['params']['results']}.csv")
+    assert set(table.config_hash)=={hash_config(CONFIGS[r['chapter']](**r['params']))}
+    assert table.groupby('arm').seed.nunique().max()==r['params']['seeds']
