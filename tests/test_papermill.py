@@ -8,16 +8,18 @@ from harkd.compare import CompareConfig
 from harkd.corruptions import CorruptionConfig
 from harkd.distill import DistillConfig
 from harkd.evaluate import LadderConfig
+from harkd.curve import CurveConfig
 from harkd.deploy import DeployConfig
 from harkd.explain import ExplainConfig
 from harkd.formats import FormatsConfig
 from harkd.judge import JudgeConfig
+from harkd.paper import PaperConfig
 from harkd.cli import read_params,runnable
 from harkd.runs import check_params
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {'distill':DistillConfig, 'compare':CompareConfig, 'evaluate':LadderConfig, 'explain':ExplainConfig, 'deploy':DeployConfig, 'formats':FormatsConfig,
-    'baselines':BaselineConfig, 'corruptions':CorruptionConfig, 'judge':JudgeConfig, 'ablate':AblateConfig}
+    'baselines':BaselineConfig, 'corruptions':CorruptionConfig, 'judge':JudgeConfig, 'ablate':AblateConfig, 'paper':PaperConfig, 'curve':CurveConfig}
 
 def execute(chapter, tmp_path, **params):
     return pm.execute_notebook(str(runnable()[chapter]), str(tmp_path/'out.ipynb'), parameters=params, cwd=str(tmp_path), progress_bar=False, kernel_name='python3')
@@ -36,7 +38,8 @@ def test_misspelt_and_mistyped_parameters_stop_a_chapter(tmp_path):
 
 @pytest.mark.parametrize('params,says', [(['alhpa','0.2'],"unknown parameter 'alhpa'"), (['seeds','1.5'],"'seeds' must be int, got '1.5'")])
 def test_the_command_checks_before_it_runs(params, says):
-    r = subprocess.run([sys.executable, '-c', 'from harkd.cli import main; main()', 'run', 'distill', '-p', *params], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    r = subprocess.run([sys.executable, '-c', 'from harkd.paper import PaperConfig
+from harkd.cli import main; main()', 'run', 'distill', '-p', *params], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert r.returncode==2 and says in r.stderr and (params[0]=='seeds' or re.search(r'valid ones are:.*\balpha\b', r.stderr, re.S))
 
 @pytest.mark.parametrize('chapter', sorted(CONFIGS))
