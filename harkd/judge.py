@@ -122,7 +122,7 @@ def plot_answers(t:pd.DataFrame, # Of `class_table` or `subject_table`
     ax.set_yticks(range(len(t)), t.index, fontsize=7); ax.set(xlabel='right answers (%)', title=title); ax.legend(fontsize=6, loc='lower left')
     return ax
 
-# %% ../nbs/07f_judge.ipynb #f3f85d24
+# %% ../nbs/07f_judge.ipynb #a842a9ca
 @dataclass(frozen=True)
 class JudgeConfig:
     "Which runs to judge together"
@@ -133,7 +133,7 @@ class JudgeConfig:
 def judge(cfg:JudgeConfig)->dict: # answers, classes, scores, differences
     "Everything the answers of some runs say"
     names = [r.strip() for r in cfg.runs.split(',') if r.strip()]
-    if not (names or cfg.results): raise ValueError("name finished runs (-p runs runs/a,runs/b), or answers that were kept (-p results utd_official)")
+    if not (names or cfg.results): raise ValueError("name finished runs (-p runs runs/a,runs/b), or answers that were kept (-p results utd_100k)")
     d = pd.concat([collect_answers(r) for r in names], ignore_index=True) if names else read_answers(cfg.results)
     d = d.drop_duplicates(['arm','model','seed','window','pred'], ignore_index=True)   # a teacher that several runs shared
     if (twice:=d.duplicated(['arm','model','seed','window'])).any(): raise ValueError(f"{' '.join(d.loc[twice, ['arm','model']].iloc[0])} comes from two configurations; judge these runs apart")
