@@ -8,11 +8,12 @@ export HARKD_DATA      := $(if $(HARKD_DATA),$(abspath $(HARKD_DATA)))
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE  ?= 1
 
-.PHONY: demo test lab readme bench clean help
+.PHONY: demo test lab explore readme bench clean help
 help:
 	@echo "make demo   the whole path on real recordings: distil, explain, export (a few minutes)"
 	@echo "make test   every chapter and every test; HARKD_DATA=DIR adds those that need downloaded data sets"
 	@echo "make lab    JupyterLab, ready"
+	@echo "make explore   decisions of the newest run (RUN=runs/x: of that one) on a page in the browser"
 	@echo "make readme README.md from nbs/index.ipynb"
 
 # torch comes first and alone: whatever else asks for it is then satisfied by the pinned build
@@ -35,6 +36,9 @@ test: $(VENV)/.all
 
 lab: $(VENV)/.all
 	$(BIN)/jupyter lab nbs
+
+explore: $(VENV)/.all
+	$(BIN)/harkd explore $(RUN)
 
 readme: $(VENV)/.all
 	cd nbs && ../$(BIN)/jupyter execute --inplace index.ipynb

@@ -20,5 +20,5 @@ setup(
     long_description=(here/'README.md').read_text(encoding='utf8') if (here/'README.md').exists() else '',
     long_description_content_type='text/markdown', python_requires='>='+cfg['min_python'],
     packages=['harkd'], install_requires=words('requirements'), extras_require=extras,
-    data_files=[('share/harkd/nbs', sorted(glob('nbs/*.ipynb'))), ('share/harkd/nbs/recipes', sorted(glob('nbs/recipes/*.json')))], # `harkd run` finds the chapters in an installed copy, too
+    data_files=[('share/harkd/nbs', sorted(glob('nbs/*.ipynb'))), ('share/harkd/nbs/recipes', sorted(glob('nbs/recipes/*.json'))), ('share/harkd/apps', sorted(glob('apps/*.ipynb')))], # `harkd run` and `harkd explore` find them in an installed copy, too
     entry_points={'console_scripts': words('console_scripts')}, zip_safe=False)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Pairs', 'notebooks_dir', 'read_params', 'runnable', 'parse_value', 'parse_params', 'execute', 'join_pairs',
-           'run', 'params', 'datasets', 'recipes', 'recipe', 'export', 'check', 'stream', 'bench', 'demo', 'main']
+           'run', 'params', 'datasets', 'recipes', 'recipe', 'export', 'check', 'stream', 'bench', 'explore', 'demo',
+           'main']
 
 # %% ../nbs/09a_cli.ipynb #44817e1f
 import ast,importlib.util,json,os,re,sys
@@ -155,6 +156,18 @@ def bench(bundles:Annotated[list[Path], typer.Argument(help="folders with bundle
     loaded = {str(b):_fail(Bundle, b, threads) for b in bundles}; x = {k:np.random.default_rng(0).normal(size=(1,b.samples,len(b.raw))) for k,b in loaded.items()}
     typer.echo(f'{processor()}, {threads} thread(s); one window, preparation included')
     for k,v in compare_latency({k:(lambda b=b,k=k: b(x[k])) for k,b in loaded.items()}, threads=threads).items(): typer.echo(f"{v['p50_ms']:8.3f} ms p50 {v['p95_ms']:8.3f} ms p95 {loaded[k].about['bytes']:>9,} bytes  {k}")
+
+# %% ../nbs/09a_cli.ipynb #cabc953c
+@app.command()
+def explore(run:Annotated[str, typer.Argument(help="folder of a finished distillation run; default HARKD_RUN, or the newest")]='', port:Annotated[int, typer.Option(help="of the page")]=8866, browser:Annotated[bool, typer.Option(help="open it")]=True):
+    "Decisions of a run on a page in the browser: slide, hide, compare."
+    from harkd.explore import find_run
+    from harkd.runs import Run
+    if importlib.util.find_spec('voila') is None: raise SystemExit("error: the page needs voila: pip install 'harkd[explore]'")
+    path = Path(run) if run else _fail(find_run); found = _fail(Run, path.absolute() if path.exists() else path)
+    if not found.finished: raise SystemExit(f"error: run '{found.path}' is not finished")
+    args = [sys.executable,'-m','voila',str(notebooks_dir().parent/'apps'/'explorer.ipynb'),f'--port={port}','--Voila.ip=127.0.0.1',*([] if browser else ['--no-browser'])]
+    os.execve(sys.executable, args, {**os.environ, 'HARKD_RUN':str(found.path)})   # this process becomes the page: what stops it stops the page
 
 # %% ../nbs/09a_cli.ipynb #9e702bdc
 @app.command()
