@@ -169,7 +169,7 @@ def explore(run:Annotated[str, typer.Argument(help="folder of a finished distill
     args = [sys.executable,'-m','voila',str(notebooks_dir().parent/'apps'/'explorer.ipynb'),f'--port={port}','--Voila.ip=127.0.0.1',*([] if browser else ['--no-browser'])]
     os.execve(sys.executable, args, {**os.environ, 'HARKD_RUN':str(found.path)})   # this process becomes the page: what stops it stops the page
 
-# %% ../nbs/09a_cli.ipynb #9e702bdc
+# %% ../nbs/09a_cli.ipynb #593c1670
 @app.command()
 def demo(seeds:Annotated[int, typer.Option(help="repetitions of each training")]=3,
          epochs:Annotated[int, typer.Option(help="passes of each training; more are better, and slower")]=9,
@@ -180,7 +180,7 @@ def demo(seeds:Annotated[int, typer.Option(help="repetitions of each training")]
     from harkd.runs import repo_root
     start = time.perf_counter(); folder = repo_root()/'runs'/name; wrote = []
     typer.echo("SPAR: seven shoulder exercises of ten people. The teacher has accelerometer and gyroscope, the student the accelerometer alone.")
-    for chapter,args in (('distill', dict(run=name, seeds=seeds, epochs=epochs, teacher_epochs=epochs, folds=folds)), ('explain', dict(run=name)), ('deploy', dict(run=name))):
+    for chapter,args in (('distill', dict(run=name, seeds=seeds, epochs=epochs, teacher_epochs=epochs, folds=folds)), ('explain', dict(run=name, trials=0)), ('deploy', dict(run=name))):
         done = execute(chapter, args, folder/f'{chapter}.ipynb'); wrote.append(done['output'])
         typer.echo(f"\n== {chapter} ==\n{done['text']}")
     typer.echo(f"\n{time.perf_counter()-start:.0f} s. Executed notebooks, with their figures:"); [typer.echo(f'  {w}') for w in wrote]

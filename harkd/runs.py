@@ -201,7 +201,7 @@ class Run:
     def __truediv__(self, name)->Path: return self.path/name
     def __repr__(self): return f"Run('{self.path.name}'{', finished' if self.finished else ''})"
 
-# %% ../nbs/02c_runs.ipynb #ea17ff8c
+# %% ../nbs/02c_runs.ipynb #53a04d58
 RESULT_COLUMNS = '''experiment dataset protocol part model arm method teacher modality seed fold n accuracy macro_f1 kappa params weight_bytes bytes format macs
     latency_ms latency_p95_ms gap same device config_hash data_hash date'''.split()
 LEDGER_COLUMNS = 'date experiment dataset protocol fold model arm method seed n accuracy config_hash data_hash'.split()
@@ -210,21 +210,22 @@ def results_dir()->Path: # `HARKD_RESULTS`, which tests set, or nbs/results
     "Where result tables are"
     return Path(os.environ.get('HARKD_RESULTS') or repo_root()/'nbs'/'results')
 
-def result_rows(rows:list[dict] # Columns of `RESULT_COLUMNS`; missing ones stay empty
+def result_rows(rows:list[dict], # Missing columns stay empty
+                columns:list[str]=RESULT_COLUMNS # The columns there are
                )->pd.DataFrame: # Checked, in the order of the columns
     "Rows of a result table"
     d = pd.DataFrame(rows)
-    if extra:=set(d)-set(RESULT_COLUMNS): raise ValueError(f"unknown result column '{sorted(extra)[0]}', use: {', '.join(RESULT_COLUMNS)}")
+    if extra:=set(d)-set(columns): raise ValueError(f"unknown result column '{sorted(extra)[0]}', use: {', '.join(columns)}")
     for c in ('config_hash','data_hash'):
         if c not in d or d[c].isna().any() or (d[c]=='').any(): raise ValueError(f"a result row without {c} cannot be traced and is refused")
     if 'accuracy' in d and not d.accuracy.dropna().between(0, 1).all(): raise ValueError("accuracy is a fraction in [0,1]")
     if 'date' not in d: d['date'] = str(date.today())
-    return d.reindex(columns=RESULT_COLUMNS)
+    return d.reindex(columns=columns)
 
 def write_results(name:str, rows:list[dict]|pd.DataFrame, # Replaces `nbs/results/<name>.csv`
-                 )->Path:
+                  columns:list[str]=RESULT_COLUMNS)->Path:
     "Write a result table"
-    d = result_rows(rows if isinstance(rows, list) else rows.to_dict('records'))
+    d = result_rows(rows if isinstance(rows, list) else rows.to_dict('records'), columns)
     return write_bytes(results_dir()/f'{name}.csv', d.to_csv(index=False, float_format='%.6g').encode())
 
 def write_ledger(rows:list[dict] # Columns of `LEDGER_COLUMNS`

@@ -72,7 +72,7 @@ def resample_patches(x:Tensor, # (b,t,c)
     take = lambda j: x.gather(1, j[...,None].expand(-1, -1, x.shape[2]))
     return torch.lerp(take(i), take(i+1), w).reshape(x.shape[0], bounds.shape[1]-1, -1),(z-a)[...,0]
 
-# %% ../nbs/02_tokens.ipynb #600e3dba
+# %% ../nbs/02_tokens.ipynb #ce902468
 class PatchTokens(nn.Module):
     "Equal patches through one linear map"
     def __init__(self, channels:int, patch_len:int, dim:int):
@@ -98,9 +98,11 @@ class MotionTokens(nn.Module):
     def count(self, x): # (b,) how many patches each window gets
         share = ((motion_level(x.detach())-self.low)/(self.high-self.low)).clamp(0, 1)
         return (self.n_min+share*(self.n_patches-self.n_min)).round().long()
+    def cut(self, x): # (b,) patches and (b,p+1) boundaries; no gradient passes through either
+        n = self.count(x); return n,motion_boundaries(x, self.n_patches, self.even, n)
     def forward(self, x:Tensor # (b,t,c)
                )->tuple[Tensor,Tensor,Tensor]: # (b,p,d) tokens; (b,p) True where real; (b,p+1) boundaries in samples
-        n = self.count(x); bounds = motion_boundaries(x, self.n_patches, self.even, n)
+        n,bounds = self.cut(x)
         patches,seconds = resample_patches(x, bounds, self.patch_len)
         real = torch.arange(self.n_patches, device=x.device)<n[:,None]
         tokens = self.embed(patches)+self.duration((seconds*self.n_patches/x.shape[1]).log1p()[...,None])
