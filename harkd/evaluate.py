@@ -66,7 +66,7 @@ def rung_splits(cfg:LadderConfig, rung:str, seed:int)->list[Split]:
     if rung in LEAKY: return [leaky_split(w, rung, seed)]
     return {'subject_kfold':lambda: kfold_splits(w, min(cfg.folds, w.table.subject.nunique()), 'test'), 'loso':lambda: loso_splits(w), 'official':lambda: [official_split(w)]}[rung]()
 
-# %% ../nbs/07_evaluate.ipynb #ea276abb
+# %% ../nbs/07_evaluate.ipynb #ac474e9f
 def run_rung(cfg:LadderConfig, folder:Path, rung:str, fold:int, seed:int)->dict: # A result row
     "Train and test one model under one protocol"
     here = folder/f'{rung}_fold{fold}_seed{seed}'
@@ -74,7 +74,7 @@ def run_rung(cfg:LadderConfig, folder:Path, rung:str, fold:int, seed:int)->dict:
     split = rung_splits(cfg, rung, seed)[fold]; w = split.windows; feed = Feed.fit(split, augment=cfg.augment)
     set_seed(seed); model = make_student(cfg.student, w, experiment_inputs(cfg, w.card)[0])
     train(model, feed, cross_entropy(cfg.label_smoothing), cfg.training(seed), here/'checkpoint.safetensors'); s,d = evaluate(model, feed, 'test')
-    save_tensors(here/'predictions.safetensors', {'y':torch.tensor(d.y), 'pred':torch.tensor(d.pred)}, {'subject':d.subject.astype(str).tolist()}); (here/'checkpoint.safetensors').unlink(missing_ok=True)
+    save_tensors(here/'predictions.safetensors', {'y':torch.tensor(d.y), 'pred':torch.tensor(d.pred), 'ids':torch.tensor(split.test)}, {'subject':d.subject.astype(str).tolist()}); (here/'checkpoint.safetensors').unlink(missing_ok=True)
     x = w.batch([0]).x[model.inputs[0]]
     row = dict(experiment=cfg.results or 'ladder', dataset=w.card.name, protocol=rung+('_2s' if w.card.window_s==2. and not w.card.whole else ''), part='test', model=cfg.student, arm='control', modality='+'.join(model.inputs), seed=seed, fold=split.fold,
         **{k:s[k] for k in ('n','accuracy','macro_f1','kappa')}, params=count_params(model), macs=count_macs(model, x), config_hash=hash_config(cfg), data_hash=w.hash)

@@ -199,7 +199,7 @@ def _traces(s, v, classes): # always ten, in this order; two more for a body
     for p,color,name in ((v.p,COLORS['student' if s.arm=='distilled' else s.arm] if s.arm in ARM_NAMES else COLORS['time'],'as it is'), (v.p_hidden,COLORS['baseline'],'stretch hidden')):
         yield dict(type='bar', orientation='h', x=[] if p is None else p*100, y=[] if p is None else list(classes), xaxis='x4', yaxis='y4', marker=dict(color=color), unselected=dict(marker=dict(opacity=1)), name=name, hovertemplate='%{y}: %{x:.1f} %<extra>'+name+'</extra>')
 
-# %% ../nbs/08a_explore.ipynb #a08f1fe4
+# %% ../nbs/08a_explore.ipynb #9509d26e
 def attribution_figure(s:ExplorerState, view:View|None=None, # None: looked at now
                        width:int=0 # Pixels; 0: 800, or 1040 with a skeleton
                       )->'plotly.graph_objects.Figure': # The same for the same state
@@ -209,7 +209,7 @@ def attribution_figure(s:ExplorerState, view:View|None=None, # None: looked at n
     h = [ends[0],ends[0]] if s.hidden is None else np.clip(s.hidden, *ends).tolist(); far = [float(v.along[0][0])]*2 if s.hidden is None else s.hidden; small = lambda text: dict(text=text, font=dict(size=10), standoff=4)
     text = [f"{n}<br><span style='font-size:9px'>{x.min():.2g} … {x.max():.2g} {u}</span>" for n,u,x in zip(v.rows, v.units, v.signal)]; axis = lambda **k: dict(zeroline=False, showgrid=False, fixedrange=True, tickfont=dict(size=11), **k)
     share = 'attribution' if v.attention is None else f"attribution,<br><span style='color:{COLORS['student']}'>attention</span>"
-    layout = dict(template='none', width=width or (1040 if body else 800), height=max(420, 46*r+230), margin=dict(l=105, r=15, t=62, b=42), showlegend=False, barmode='group', bargap=.25, dragmode='select', selectdirection='h', uirevision='one', title=dict(text=_title(s, v, w.classes), x=.01, font=dict(size=15)),
+    layout = dict(template='none', width=width or (1040 if body else 800), height=max(420, 46*r+230), margin=dict(l=118, r=15, t=62, b=42), showlegend=False, barmode='group', bargap=.25, dragmode='select', selectdirection='h', uirevision='one', title=dict(text=_title(s, v, w.classes), x=.01, font=dict(size=15)),
         xaxis=axis(domain=left, anchor='y2', range=ends, title=small('time in the recording (s)')), yaxis=axis(domain=[.42,1], range=[r-.5,-.5], tickvals=list(range(r)), ticktext=text),
         yaxis2=axis(domain=[.2,.36], anchor='x', rangemode='tozero', title=small(share+'<br>(% a sample)')), xaxis3=axis(domain=left, anchor='y3'), yaxis3=axis(domain=[0,.09], anchor='x3', showticklabels=False, title=small('recording')),
         xaxis4=axis(domain=bars, anchor='y4', range=[0,100], title=small('probability (%)')), yaxis4=axis(domain=[0,1], anchor='x4', autorange='reversed', categoryorder='array', categoryarray=list(w.classes), dtick=1),

@@ -15,10 +15,10 @@ from .data import COLORS,DATASETS
 from .metrics import mcnemar_test,mean_interval,paired_bootstrap,per_class,scores,show_interval,sign_flip_test
 from .runs import Run,load_tensors,read_json,results_dir,write_bytes
 
-# %% ../nbs/07f_judge.ipynb #7d5eb710
+# %% ../nbs/07f_judge.ipynb #7a236ddd
 ANSWERS = ['model','arm','seed','fold','window','subject','y','pred','config_hash','data_hash']
 
-def collect_answers(run:str|Path # A finished run of chapters 05 or 07a
+def collect_answers(run:str|Path # A finished run of chapters 05, 07 or 07a
                    )->pd.DataFrame: # Columns of `ANSWERS`
     "What every model of a run said to every window it was tested on"
     run = Run(run)
@@ -30,7 +30,7 @@ def collect_answers(run:str|Path # A finished run of chapters 05 or 07a
         for arm,pred in said.items():
             r = mine[arm]
             out.append(pd.DataFrame({'model':r['model'], 'arm':r['arm'], 'seed':r['seed'], 'fold':r['fold'], 'window':t['ids'].numpy(), 'subject':meta['subject'], 'y':t['y'].numpy(), 'pred':pred.numpy(), 'config_hash':r['config_hash'], 'data_hash':r['data_hash']}))
-    if not out: raise ValueError(f"run '{run.path.name}' keeps no answers; it is not a run of chapters 05 or 07a")
+    if not out: raise ValueError(f"run '{run.path.name}' keeps no answers; it is not a run of chapters 05, 07 or 07a")
     return pd.concat(out, ignore_index=True)[ANSWERS]
 
 # %% ../nbs/07f_judge.ipynb #50a0b3fd

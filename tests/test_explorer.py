@@ -42,6 +42,11 @@ def test_messages_from_the_browser_move_the_figure(stage):
     p = np.array(f.data[8].x); send(c['hide'], value=[float(f.data[0].x[10]),float(f.data[0].x[50])]); np.testing.assert_allclose(f.data[8].x, p); np.testing.assert_allclose(np.array(f.data[9].x), look_at(x.state).p_hidden*100, atol=1e-4)
     send(c['arm'], index=2); assert x.state.arm=='teacher' and f.data[0].z.shape[0]==7
 
+def test_what_is_drawn_again_is_what_would_be_drawn_anew(stage):
+    x = AttributionExplorer(stage=stage); c = x.controls
+    for k,(name,state) in enumerate((('arm',dict(index=2)), ('share',dict(value=.6)), ('start',dict(value=.2)), ('frame',dict(value=33)), ('hide',dict(value=[.3,.8])), ('method',dict(index=1)), ('target',dict(index=4)), ('activity',dict(index=3)), ('arm',dict(index=0)), ('subject',dict(index=2)))):
+        send(c[name], **state); a,b = (json.loads(f.to_json()) for f in (x.figures[0],attribution_figure(x.state))); [t.pop('uid', None) for t in a['data']]; assert a==b and not x.message.value, name
+
 def test_bad_choices_are_said_and_not_raised(stage):
     x = AttributionExplorer(stage=stage); c = x.controls; assert len(x.shown)==1
     send(c['layer'], index=2); assert 'no attention' in x.message.value and not x.shown
@@ -124,4 +129,4 @@ def test_in_a_browser(kind, serve):
         try: drive(page, kind)
         except Exception: page.screenshot(path=ROOT/'test-artefacts'/f'{kind}_failed.png', full_page=True); raise
         finally: (ROOT/'test-artefacts').mkdir(exist_ok=True); (ROOT/'test-artefacts'/f'{kind}_console.txt').write_text('\n'.join(said))
-    ours = [s for s in said if any(w in s for w in ('plotly','anywidget','widget','harkd','127.0.0.1/api','Traceback'))]; assert not ours, ours
+    ours = [s for s in said if not ('Failed to load resource' in s and '127.0.0.1' not in s)]; assert not ours, ours   # voila's template asks for fonts on the web

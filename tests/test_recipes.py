@@ -3,9 +3,10 @@ import pandas as pd, pytest
 from harkd.baselines import BaselineConfig
 from harkd.cli import parse_params,read_params,recipes,runnable
 from harkd.distill import DistillConfig
+from harkd.evaluate import LadderConfig
 from harkd.runs import hash_config,results_dir
 
-CONFIGS = {'distill':DistillConfig, 'baselines':BaselineConfig}
+CONFIGS = {'distill':DistillConfig, 'evaluate':LadderConfig, 'baselines':BaselineConfig}
 TRAINED = {n:r for n,r in recipes().items() if r['chapter'] in CONFIGS}
 
 @pytest.mark.parametrize('name', sorted(recipes()))
