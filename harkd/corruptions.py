@@ -78,7 +78,7 @@ def corruption_rows(decide:Callable, # Function of a normalised batch to (b,) cl
         pred = np.concatenate([np.asarray(decide(b)) for b in batches]); rows.append({**columns, 'method':f'{family} {strength}' if family!='none' else 'none', **scores(y, pred)})
     return rows
 
-# %% ../nbs/07g_corruptions.ipynb #f0b42bbc
+# %% ../nbs/07g_corruptions.ipynb #1fb36cc2
 @dataclass(frozen=True)
 class CorruptionConfig:
     "Which run to put into trouble"
@@ -90,8 +90,9 @@ class CorruptionConfig:
 def run_corruptions(cfg:CorruptionConfig)->list[dict]: # Result rows; protocol 'corruptions'
     "Student alone, distilled student and MiniRocket in the same trouble"
     run = Run(cfg.run); c = open_run(cfg.run)[0]; rows = []
-    for seed in range(min(c.seeds, cfg.seeds)):
-        _,feed,ids,models = open_run(cfg.run, None, seed); w = feed.split.windows; inputs = models['control'].inputs
+    for fold,seed in sorted({tuple(int(v[4:]) for v in p.name.split('_')) for p in run.path.glob('fold*_seed*')}):
+        if seed>=cfg.seeds: continue
+        _,feed,ids,models = open_run(cfg.run, fold, seed); w = feed.split.windows; inputs = models['control'].inputs
         base = dict(experiment=cfg.results or 'corruptions', dataset=w.card.name, protocol='corruptions'+('_2s' if w.card.window_s==2. and not w.card.whole else ''), part='test' if c.final else 'val', modality='+'.join(inputs), seed=seed, fold=feed.split.fold, config_hash=hash_config(c), data_hash=w.hash)
         for arm in ('control','distilled'):
             with torch.no_grad(): rows += corruption_rows(lambda b: run_model(models[arm], b).argmax(1), feed, ids, inputs, arm=arm, model=c.student, **base)
@@ -106,7 +107,7 @@ def corruption_table(rows)->pd.DataFrame: # One row a model: without trouble, ea
     "The suite for people"
     d = pd.DataFrame(rows); d['family'] = d.method.str.split(' ').str[0]; out = []
     for (arm,model),g in d.groupby(['arm','model'], sort=False):
-        mean = lambda s: show_interval(*mean_interval(s.groupby('seed').accuracy.mean())); one = g[g.family!='none']
+        mean = lambda s: show_interval(*mean_interval(s.groupby('seed').apply(lambda q: np.average(q.accuracy, weights=q.n), include_groups=False))); one = g[g.family!='none']
         out.append({'':arm, 'model':model, 'no trouble':mean(g[g.family=='none']), **{f:mean(one[one.family==f]) for f in dict.fromkeys(one.family)}, 'mean of 25':mean(one), 'worst':f"{(w:=one.groupby('method').accuracy.mean()).min()*100:.1f} ({w.idxmin()})"})
     return pd.DataFrame(out).set_index('')
 

@@ -45,17 +45,17 @@ def people_counts(cfg:CurveConfig, most:int)->list[int]:
     if bad:=[p for p in n if not 1<=p<=most]: raise ValueError(f"the smallest fold has {most} training people, cannot take {bad[0]}")
     return n
 
-# %% ../nbs/07j_curve.ipynb #5482f074
+# %% ../nbs/07j_curve.ipynb #faa01a1f
 def run_point(cfg:CurveConfig, folder:Path, model:str, # 'student' | 'minirocket'
               n:int, fold:int, seed:int)->dict: # A result row; method says how many people
     "Train on some people, ask another"
     done = folder/f'{model}_{n}_fold{fold}_seed{seed}.json'
     if done.exists(): return read_json(done)
-    w = experiment_windows(cfg); felt,_ = experiment_inputs(cfg, w.card); split = fewer_people(experiment_splits(replace(cfg, fold=-1), w)[fold], n, seed); feed = Feed.fit(split, augment=cfg.augment); ids = split.val
+    w = experiment_windows(cfg); felt,_ = experiment_inputs(cfg, w.card); full = experiment_splits(replace(cfg, fold=-1), w)[fold]; split = fewer_people(full, n, seed); feed = Feed.fit(split, augment=cfg.augment); ids = split.val
     if model=='minirocket':
         x = lambda i: as_array(next(feed.plain(i, len(i))), felt); pred = make_classifier('minirocket', seed=seed).fit(x(split.train), w.y[split.train]).predict(x(ids))
     else: set_seed(seed); net = make_student(cfg.student, w, felt); train(net, feed, cross_entropy(cfg.label_smoothing), cfg.training(seed)); pred = predict(net, feed, ids).argmax(1).numpy()
-    row = dict(experiment=cfg.results or 'curve', dataset=w.card.name, protocol=experiment_splits(replace(cfg, fold=-1), w)[fold].protocol, part='val', model=cfg.student if model=='student' else model, arm='control' if model=='student' else 'baseline', method=f'{n} people', modality='+'.join(felt), seed=seed, fold=fold, **scores(w.y[ids], pred), config_hash=hash_config(cfg), data_hash=w.hash)
+    row = dict(experiment=cfg.results or 'curve', dataset=w.card.name, protocol=full.protocol, part='val', model=cfg.student if model=='student' else model, arm='control' if model=='student' else 'baseline', method=f'{n} people', modality='+'.join(felt), seed=seed, fold=full.fold, **scores(w.y[ids], pred), config_hash=hash_config(cfg), data_hash=w.hash)
     write_json(done, row)
     return row
 
@@ -63,9 +63,9 @@ def run_curve(cfg:CurveConfig, path:str|Path='')->Run: # Finished; `plot_curve(r
     "The learning curve over people"
     check_fit(cfg)
     if cfg.final: raise ValueError("a learning curve is drawn inside the training people: leave final at False")
-    w = experiment_windows(cfg); splits = experiment_splits(cfg, w); make_student(cfg.student, w, experiment_inputs(cfg, w.card)[0]); counts = people_counts(cfg, min(len(s.subjects('train')) for s in splits))
+    w = experiment_windows(cfg); splits = experiment_splits(replace(cfg, fold=-1), w); folds = range(len(splits)) if cfg.fold<0 else [cfg.fold]; make_student(cfg.student, w, experiment_inputs(cfg, w.card)[0]); counts = people_counts(cfg, min(len(s.subjects('train')) for s in splits))
     run = Run(path or cfg.run or f'curve-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}', cfg, w.hash)
-    tasks = [(cfg, run.path, m, n, f, s) for s in range(cfg.seeds) for n in counts for f in range(len(splits)) for m in ('student',*(('minirocket',) if cfg.minirocket else ()))]
+    tasks = [(cfg, run.path, m, n, f, s) for s in range(cfg.seeds) for n in counts for f in folds for m in ('student',*(('minirocket',) if cfg.minirocket else ()))]
     rows = run_tasks(run_point, tasks, cfg.jobs, f'{cfg.dataset}: {len(counts)} numbers of people')
     pd.DataFrame(rows).to_csv(run/'results.csv', index=False)
     if cfg.results: write_results(cfg.results, rows)

@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'SCORE_COLUMNS', 'ATTENTION_COLUMNS', 'Explanation', 'explai
            'study_attention', 'class_maps', 'class_rows', 'table_maps', 'plot_classes', 'plot_proof', 'write_study',
            'show_study']
 
-# %% ../nbs/08_explain.ipynb #181122df
+# %% ../nbs/08_explain.ipynb #c2d70901
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -23,7 +23,7 @@ from .metrics import mean_interval
 from .preprocess import Windows,input_stream
 from .proof import find_attribution,ignorant_gradients,proof_curves,random_attribution,randomise,rank_correlation,summarise_scores,window_scores
 from .rollout import ATTENTION,attention_over_time,attention_similarity
-from .runs import Run,hash_config,load_tensors,read_json,save_tensors,write_json,write_results
+from .runs import Run,hash_config,load_tensors,read_json,save_tensors,write_json,write_ledger,write_results
 from .split import Feed
 from .train import predict
 
@@ -188,7 +188,7 @@ def class_map(values:Tensor, # (n,t,c) attributions of one class
     "What a class looks like to a model"
     return shift_windows(values/values.abs().sum((1,2), keepdim=True).clamp(min=1e-12), align_windows(x, most)).mean(0)
 
-# %% ../nbs/08_explain.ipynb #aead3263
+# %% ../nbs/08_explain.ipynb #feeaf548
 KINDS = {'integrated gradients':'integrated_gradients', 'random':random_attribution, 'ignorant network':ignorant_gradients}
 SCORE_COLUMNS = 'dataset protocol part model arm scores measure seed fold subject n value config_hash data_hash'.split()
 
@@ -216,6 +216,7 @@ def study_fold(cfg:ExplainConfig, fold:int, seed:int)->tuple[pd.DataFrame,dict[s
             rows += scores.assign(dataset=w.card.name, protocol=feed.split.protocol, part='test' if c.final else 'val', model=type(m).__name__, arm=arm, scores=name, seed=seed, fold=fold, config_hash=mark, data_hash=w.hash)[SCORE_COLUMNS].to_dict('records')
             if name=='integrated gradients': maps[f'{arm}.gap'] = e.attribution.relative_gap
             if name=='integrated gradients' and m.inputs==(i,): maps[arm] = e.attribution.values[0]
+    if c.final: write_ledger([dict(experiment='explain', dataset=w.card.name, protocol=feed.split.protocol, fold=feed.split.fold, model=type(m).__name__, arm=a, method='explanations of these windows', seed=seed, n=len(pick), config_hash=mark, data_hash=w.hash) for a,m in models.items()])   # no accuracy, but a look
     save_tensors(file, maps, {'config':mark, 'rows':[list(r.values()) for r in rows]})
     return pd.DataFrame(rows),maps
 
@@ -253,24 +254,23 @@ def proof_table(d:pd.DataFrame)->pd.DataFrame: # Rows of `interval_table`
     own = d[~d.measure.isin(['two untrained: absolute','missed (share)'])]; versus = [paired_scores(own, 'scores', real, o) for o in others]+[paired_scores(own[own.scores==real], 'arm', 'distilled', 'control')]
     return interval_table(pd.concat([d, *versus], ignore_index=True))
 
-# %% ../nbs/08_explain.ipynb #4eb4d056
+# %% ../nbs/08_explain.ipynb #76cd1113
 def map_difference(maps:dict[tuple[int,int],dict], # By (fold, seed), from `study_run`
                    classes:tuple[str,...], channels:tuple[str,...])->pd.DataFrame: # One row an activity, and 'all'
     "How much more distilled and control differ than two controls do"
     rows = []
     for (f,s),a in maps.items():
-        share = {k:a[k].abs().sum(1)/a[k].abs().sum((1,2))[:,None].clamp(min=1e-12) for k in ('control','distilled')}
         for (g,r),b in maps.items():
             if f!=g or r<=s: continue
             for i in range(len(a['y'])):
                 c = lambda u,v: rank_correlation(u[i:i+1], v[i:i+1])
-                rows.append(dict(y=int(a['y'][i]), subject=(f,int(a['subject'][i])), controls=c(a['control'], b['control']), arms=(c(a['control'], b['distilled'])+c(b['control'], a['distilled']))/2))
-        if len(maps)==1: rows += [dict(y=int(a['y'][i]), subject=(f,int(a['subject'][i])), controls=float('nan'), arms=rank_correlation(a['control'][i:i+1], a['distilled'][i:i+1])) for i in range(len(a['y']))]
+                rows.append(dict(y=int(a['y'][i]), subject=(f,int(a['subject'][i])), controls=c(a['control'], b['control']), students=c(a['distilled'], b['distilled']), arms=(c(a['control'], b['distilled'])+c(b['control'], a['distilled']))/2))
+    if not rows: rows = [dict(y=int(a['y'][i]), subject=(f,int(a['subject'][i])), controls=float('nan'), students=float('nan'), arms=rank_correlation(a['control'][i:i+1], a['distilled'][i:i+1])) for (f,_),a in maps.items() for i in range(len(a['y']))]   # one seed: nothing to compare with
     shift = pd.concat([pd.DataFrame((a['distilled'].abs().sum(1)/a['distilled'].abs().sum((1,2))[:,None]-a['control'].abs().sum(1)/a['control'].abs().sum((1,2))[:,None]).numpy(), columns=list(channels)).assign(y=a['y'].numpy()) for a in maps.values()])
-    d = pd.DataFrame(rows).assign(excess=lambda d: d.controls-d.arms); out = []
+    d = pd.DataFrame(rows).assign(excess=lambda d: (d.controls+d.students)/2-d.arms); out = []
     for name,g,h in [('all', d, shift), *((classes[k], d[d.y==k], shift[shift.y==k]) for k in sorted(set(d.y)))]:
         m,lo,hi = mean_interval(g.groupby('subject').excess.mean()); move = h.drop(columns='y').mean()
-        out.append(dict(activity=name, controls=g.controls.mean(), arms=g.arms.mean(), excess=m, subject_low=lo, subject_high=hi, gained=move.idxmax(), by=move.max(), lost=move.idxmin(), by_less=move.min()))
+        out.append(dict(activity=name, controls=g.controls.mean(), students=g.students.mean(), arms=g.arms.mean(), excess=m, subject_low=lo, subject_high=hi, gained=move.idxmax(), by=move.max(), lost=move.idxmin(), by_less=move.min()))
     return pd.DataFrame(out)
 
 # %% ../nbs/08_explain.ipynb #21eeebcc

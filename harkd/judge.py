@@ -6,7 +6,7 @@
 __all__ = ['ANSWERS', 'GROUPS', 'ARM_COLORS', 'collect_answers', 'write_answers', 'read_answers', 'score_table', 'show_scores',
            'difference', 'class_table', 'subject_table', 'confusions', 'plot_answers', 'JudgeConfig', 'judge']
 
-# %% ../nbs/07f_judge.ipynb #3cd8b52c
+# %% ../nbs/07f_judge.ipynb #d9fd4f46
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -14,9 +14,10 @@ import numpy as np, pandas as pd
 from .data import COLORS,DATASETS
 from .metrics import mcnemar_test,mean_interval,paired_bootstrap,per_class,scores,show_interval,sign_flip_test
 from .runs import Run,load_tensors,read_json,results_dir,write_bytes
+from .split import LEAKY,Leak,LeakySplit
 
-# %% ../nbs/07f_judge.ipynb #7a236ddd
-ANSWERS = ['model','arm','seed','fold','window','subject','y','pred','config_hash','data_hash']
+# %% ../nbs/07f_judge.ipynb #2fc1c58e
+ANSWERS = ['dataset','model','arm','seed','fold','window','subject','y','pred','config_hash','data_hash']
 
 def collect_answers(run:str|Path # A finished run of chapters 05, 07 or 07a
                    )->pd.DataFrame: # Columns of `ANSWERS`
@@ -29,15 +30,16 @@ def collect_answers(run:str|Path # A finished run of chapters 05, 07 or 07a
         mine = read_json(path.parent/('row.json' if 'pred' in t else 'rows.json')); mine = {'':mine} if 'pred' in t else {r['arm']:r for r in mine}
         for arm,pred in said.items():
             r = mine[arm]
-            out.append(pd.DataFrame({'model':r['model'], 'arm':r['arm'], 'seed':r['seed'], 'fold':r['fold'], 'window':t['ids'].numpy(), 'subject':meta['subject'], 'y':t['y'].numpy(), 'pred':pred.numpy(), 'config_hash':r['config_hash'], 'data_hash':r['data_hash']}))
+            if r['protocol'].removesuffix('_2s') in LEAKY: raise Leak(f"run '{run.path.name}' was tested by {r['protocol']}: {LeakySplit.warning}, so its answers are not judged beside honest ones")
+            out.append(pd.DataFrame({'dataset':r['dataset'], 'model':r['model'], 'arm':r['arm'], 'seed':r['seed'], 'fold':r['fold'], 'window':t['ids'].numpy(), 'subject':meta['subject'], 'y':t['y'].numpy(), 'pred':pred.numpy(), 'config_hash':r['config_hash'], 'data_hash':r['data_hash']}))
     if not out: raise ValueError(f"run '{run.path.name}' keeps no answers; it is not a run of chapters 05, 07 or 07a")
     return pd.concat(out, ignore_index=True)[ANSWERS]
 
-# %% ../nbs/07f_judge.ipynb #50a0b3fd
+# %% ../nbs/07f_judge.ipynb #5b9a32ad
 def write_answers(name:str, d:pd.DataFrame # Columns of `ANSWERS`
                  )->Path: # nbs/results/<name>_answers.csv
     "Keep answers, a column a model and seed"
-    key = ['window','subject','y','data_hash']; many = d.groupby(['model','arm','seed','config_hash'], sort=False); wide = None
+    key = ['dataset','window','subject','y','data_hash']; many = d.groupby(['model','arm','seed','config_hash'], sort=False); wide = None
     for (m,a,s,c),g in many:
         if g.window.duplicated().any(): raise ValueError(f"{a} {m}, seed {s}, answered a window twice; answers of different protocols need different tables")
         col = g[key].assign(**{f'{a}|{m}|{s}|{c}':g.pred.astype('Int64')}); wide = col if wide is None else wide.merge(col, on=key, how='outer')
@@ -47,13 +49,13 @@ def read_answers(name:str)->pd.DataFrame: # Columns of `ANSWERS`, without fold
     "Answers that were kept"
     path = results_dir()/f'{name}_answers.csv'
     if not path.exists(): raise FileNotFoundError(f"no answers '{name}' in '{results_dir()}', only: {', '.join(sorted(p.stem.removesuffix('_answers') for p in results_dir().glob('*_answers.csv')))}")
-    wide = pd.read_csv(path, dtype={'subject':str}); key = ['window','subject','y','data_hash']
+    wide = pd.read_csv(path, dtype={'subject':str}); key = ['dataset','window','subject','y','data_hash']
     if 'data_hash' not in wide or wide.data_hash.isna().any(): raise ValueError(f"'{path.name}' does not say which data it was measured on and is refused")
     if bad:=[c for c in wide if c not in key and (c.count('|')!=3 or not c.split('|')[3])]: raise ValueError(f"'{path.name}' has a column '{bad[0]}' without its configuration and is refused")
     d = wide.melt(key, var_name='who', value_name='pred').dropna(subset='pred'); d[['arm','model','seed','config_hash']] = d.pop('who').str.split('|', expand=True)
     return d.astype({'seed':int, 'pred':int})[[c for c in ANSWERS if c!='fold']].reset_index(drop=True)
 
-# %% ../nbs/07f_judge.ipynb #d2ecd6d4
+# %% ../nbs/07f_judge.ipynb #3a8093d8
 GROUPS = {'utd_mhad':{'wrist':DATASETS['utd_mhad'].classes[:21], 'thigh':DATASETS['utd_mhad'].classes[21:]}}
 
 def score_table(d:pd.DataFrame, # Answers
@@ -65,7 +67,8 @@ def score_table(d:pd.DataFrame, # Answers
         per = []
         for _,s in g.groupby('seed'):
             c = per_class(s.y, s.pred, classes); one = {**scores(s.y, s.pred), 'macro_precision':c.precision['macro'], 'macro_recall':c.recall['macro'], 'micro_f1':c.f1['micro'], 'weighted_f1':c.f1['weighted']}; names = np.array(classes)
-            for k,members in (groups or {}).items(): at = np.isin(names[s.y], members); one |= {k:(s.y==s.pred)[at].mean(), f'{k}_crossed':(~np.isin(names[s.pred], members))[at].mean()}
+            for k,members in (groups or {}).items():
+                at = np.isin(names[s.y], members); one |= {k:(s.y==s.pred)[at].mean(), f'{k}_crossed':(~np.isin(names[s.pred], members))[at].mean()}
             per.append(one)
         who = g.assign(ok=g.y==g.pred).groupby('subject').ok.mean(); row = {'seeds':len(per), 'worst_subject':who.min(), 'worst':who.idxmin()}
         for k in per[0]: row |= dict(zip((k,f'{k}_low',f'{k}_high'), mean_interval([p[k] for p in per]))) if k!='n' else {'n':per[0]['n']}
@@ -77,19 +80,19 @@ def show_scores(t:pd.DataFrame)->pd.DataFrame: # Of `score_table`; percent with 
     cols = [c for c in t if f'{c}_low' in t]
     return pd.DataFrame({c.replace('_',' '):[show_interval(r[c], r[f'{c}_low'], r[f'{c}_high'], c!='kappa') if c!='kappa' else f'{r[c]:.3f}' for _,r in t.iterrows()] for c in cols}, index=t.index).assign(**{'worst subject':[f'{r.worst_subject*100:.1f} ({r.worst})' for _,r in t.iterrows()], 'seeds':t.seeds})
 
-# %% ../nbs/07f_judge.ipynb #a93b62d4
+# %% ../nbs/07f_judge.ipynb #b3b1d19d
 def difference(d:pd.DataFrame, # Answers
                a:tuple[str,str], b:tuple[str,str] # (arm, model) of two models
-              )->dict: # diff, low, high, p_trials, p_subjects, p_mcnemar, better, worse
+              )->dict: # diff, trials_low, trials_high, people_low, people_high, p_trials, p_subjects, p_mcnemar, better, worse
     "How much better a is than b, and how sure that is"
     ok = d.assign(ok=(d.y==d.pred).astype(float)); pick = lambda k: ok[(ok.arm==k[0])&(ok.model==k[1])]
     for k in (a,b):
         if not len(pick(k)): raise ValueError(f"no answers of {k[0]} {k[1]}, only of: {', '.join(' '.join(k) for k in d.groupby(['arm','model']).groups)}")
     mean = lambda k: pick(k).groupby(['subject','window']).ok.mean(); both = pd.concat([mean(a).rename('a'), mean(b).rename('b')], axis=1)
     if both.isna().any().any(): raise ValueError(f"{a[0]} {a[1]} and {b[0]} {b[1]} did not answer the same windows")
-    by = (both.a-both.b).groupby('subject').mean(); boot = paired_bootstrap(both.a.to_numpy(), both.b.to_numpy()); table = lambda k: pick(k).pivot(index='window', columns='seed', values='ok').sort_index()
-    ta,tb = table(a),table(b); p = [mcnemar_test(ta[s], tb[s if s in tb else tb.columns[0]]) for s in ta]
-    return dict(diff=boot['diff'], low=boot['low'], high=boot['high'], p_trials=boot['p'], p_subjects=sign_flip_test(by.to_numpy()), p_mcnemar=float(np.median(p)), better=int((by>0).sum()), worse=int((by<0).sum()))
+    by = (both.a-both.b).groupby('subject').mean(); boot = paired_bootstrap(both.a.to_numpy(), both.b.to_numpy()); people = paired_bootstrap(both.a.to_numpy(), both.b.to_numpy(), both.index.get_level_values('subject')); table = lambda k: pick(k).pivot(index='window', columns='seed', values='ok').sort_index()
+    ta,tb = table(a),table(b); match = {s:tb[s if s in tb else tb.columns[0]] for s in ta}; ranked = sorted(ta, key=lambda s: (ta[s]-match[s]).mean()); mid = ranked[(len(ranked)-1)//2]
+    return dict(diff=boot['diff'], trials_low=boot['low'], trials_high=boot['high'], people_low=people['low'], people_high=people['high'], p_trials=boot['p'], p_subjects=sign_flip_test(by.to_numpy()), p_mcnemar=mcnemar_test(ta[mid], match[mid]), better=int((by>0).sum()), worse=int((by<0).sum()))
 
 # %% ../nbs/07f_judge.ipynb #cf010c14
 def class_table(d:pd.DataFrame, classes:tuple[str,...])->pd.DataFrame: # One row a class, one column a model: share of right answers over all seeds
@@ -108,21 +111,21 @@ def confusions(d:pd.DataFrame, # Answers of one model
     e['share'] = e.times/e.y.map(total); e = e.sort_values(['times','share'], ascending=False).head(n)
     return pd.DataFrame({'said':np.array(classes, dtype=object)[e.pred], 'instead of':np.array(classes, dtype=object)[e.y], 'times':e.times.to_numpy(), 'share':e.share.to_numpy()})
 
-# %% ../nbs/07f_judge.ipynb #456ee993
+# %% ../nbs/07f_judge.ipynb #4555f720
 ARM_COLORS = {'teacher':COLORS['teacher'], 'control':COLORS['control'], 'distilled':COLORS['student'], 'baseline':COLORS['baseline']}
 
 def plot_answers(t:pd.DataFrame, # Of `class_table` or `subject_table`
                  ax=None, title:str=''):
     "Dots of each model on one line a class or subject, worst on top; returns the Axes"
     import matplotlib.pyplot as plt
-    t = t.loc[t.mean(1).sort_values(ascending=False).index]
+    t = t.loc[t.mean(axis=1).sort_values(ascending=False).index]
     if ax is None: ax = plt.subplots(figsize=(5.5,.22*len(t)+1))[1]
-    marks = dict(zip(dict.fromkeys(m for _,m in t), 'osD^v*PX'*4)); ax.hlines(range(len(t)), t.min(1)*100, t.max(1)*100, color='#dddddd', zorder=1)
+    marks = dict(zip(dict.fromkeys(m for _,m in t), 'osD^v*PX'*4)); ax.hlines(range(len(t)), t.min(axis=1)*100, t.max(axis=1)*100, color='#dddddd', zorder=1)
     for (arm,model) in t: ax.scatter(t[arm,model]*100, range(len(t)), color=ARM_COLORS.get(arm, COLORS['time']), marker=marks[model], s=22, label=f'{arm}: {model}', zorder=2)
     ax.set_yticks(range(len(t)), t.index, fontsize=7); ax.set(xlabel='right answers (%)', title=title); ax.legend(fontsize=6, loc='lower left')
     return ax
 
-# %% ../nbs/07f_judge.ipynb #a842a9ca
+# %% ../nbs/07f_judge.ipynb #a2ff56ee
 @dataclass(frozen=True)
 class JudgeConfig:
     "Which runs to judge together"
@@ -138,8 +141,9 @@ def judge(cfg:JudgeConfig)->dict: # answers, classes, scores, differences
     d = d.drop_duplicates(['arm','model','seed','window','pred'], ignore_index=True)   # a teacher that several runs shared
     if (twice:=d.duplicated(['arm','model','seed','window'])).any(): raise ValueError(f"{' '.join(d.loc[twice, ['arm','model']].iloc[0])} comes from two configurations; judge these runs apart")
     if (found:=d.data_hash.nunique())!=1: raise ValueError(f"these runs read {found} different data sets; answers can be compared on the same windows only")
-    dataset = Run(names[0]).config['dataset'] if names else 'utd_mhad'; classes = DATASETS[dataset].classes
+    dataset, = d.dataset.unique(); classes = DATASETS[dataset].classes
     if names and cfg.results: write_answers(cfg.results, d)
     models = list(d.groupby(['arm','model'], sort=False).groups); base = [k for k in models if k[0]==cfg.against]
-    pairs = {(*k,'against',*b):difference(d, k, b) for b in base for k in models if k!=b and (k[0]!='distilled' or k[1]==b[1])}
+    if not base: raise ValueError(f"no arm '{cfg.against}' to compare with, only: {', '.join(dict.fromkeys(a for a,_ in models))}")
+    pairs = {(*k,'against',*b):difference(d, k, b) for b in base for k in models if k!=b and (k[0]!='distilled' or b[0]!='control' or k[1]==b[1])}   # a distilled student has its own control
     return dict(answers=d, classes=classes, scores=score_table(d, classes, GROUPS.get(dataset)), differences=pd.DataFrame(pairs).T)

@@ -69,11 +69,11 @@ def interactive(c:Chart):
     f.update_layout(title=c.title, xaxis_title=c.x_label, yaxis_title=c.y_label, template='plotly_white'); f.update_xaxes(type='log') if c.log_x else None
     return f
 
-# %% ../nbs/07i_paper.ipynb #4cbd38d6
+# %% ../nbs/07i_paper.ipynb #2b1132d4
 def latex_table(d:pd.DataFrame, caption:str='', label:str='')->str:
     "A booktabs table; needs \\usepackage{booktabs}"
     d = d.reset_index() if d.index.name is not None or d.index.nlevels>1 else d; clean = lambda v: '' if pd.isna(v) else str(v)
-    for a,b in (('\\','\\textbackslash '),('&','\\&'),('%','\\%'),('_','\\_'),('#','\\#'),('$','\\$'),('±','$\\pm$'),('→','$\\to$')): d = d.map(clean).rename(columns=str).map(lambda v: v.replace(a, b)).rename(columns=lambda v: v.replace(a, b))
+    for a,b in (('\\','\\textbackslash '),('&','\\&'),('%','\\%'),('_','\\_'),('#','\\#'),('$','\\$'),('±','$\\pm$'),('→','$\\to$'),('≥','$\\geq$'),('≤','$\\leq$')): d = d.map(clean).rename(columns=str).map(lambda v: v.replace(a, b)).rename(columns=lambda v: v.replace(a, b))
     body = ' \\\\\n'.join(' & '.join(r) for r in [list(d.columns)]) + ' \\\\\n\\midrule\n' + ' \\\\\n'.join(' & '.join(r) for r in d.itertuples(index=False)) + ' \\\\'
     return '\\begin{table}\n\\centering\n'+(f'\\caption{{{caption}}}\n' if caption else '')+(f'\\label{{{label}}}\n' if label else '')+f"\\begin{{tabular}}{{{'l'*d.shape[1]}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
 
@@ -91,7 +91,7 @@ def curves_chart(name:str)->Chart:
     if not {'config_hash','data_hash'}<=set(t) or t[['config_hash','data_hash']].isna().any().any(): raise ValueError(f"'{name}_history.csv' does not say what it was measured with and is refused")
     return Chart('lines', 'Training loss (each arm has its own loss)', 'epoch', 'loss', pd.DataFrame({'series':t.arm, 'x':t.epoch, 'y':t['mean'], 'low':t['mean']-t['std'], 'high':t['mean']+t['std']}))
 
-# %% ../nbs/07i_paper.ipynb #d80ca960
+# %% ../nbs/07i_paper.ipynb #7849a142
 def arms_chart(names:list[str], title:str)->Chart: # Of result tables of chapter 05
     "Accuracy of each student with and without its teacher"
     rows = [dict(series=s['arm'], x=s['model'], y=s['accuracy']*100, low=s['accuracy_low']*100, high=s['accuracy_high']*100) for n in names for s in summarise(read_results(n).to_dict('records'))]
@@ -108,14 +108,14 @@ def ladder_chart(name:str)->Chart: # Of a result table of chapter 07
 
 def confusion_chart(name:str, arm:str='distilled')->Chart: # Of answers
     "What is taken for what, all seeds together"
-    d = read_answers(name); d = d[d.arm==arm]; k = DATASETS['utd_mhad'].classes if d.y.max()>7 else None; names = k or [str(i) for i in range(int(max(d.y.max(), d.pred.max()))+1)]
+    d = read_answers(name); d = d[d.arm==arm]; names = DATASETS[d.dataset.iloc[0]].classes
     return Chart('heat', f'Confusions of the {arm} student', 'said', 'was', pd.DataFrame(confusion_matrix(d.y, d.pred, labels=range(len(names))), list(names), list(names)))
 
 def people_chart(name:str)->Chart: # Of answers
     "Accuracy by subject"
     t = subject_table(read_answers(name)); return Chart('bars', 'Who is understood', 'subject', 'accuracy (%)', pd.DataFrame([dict(series=f'{a}: {m}', x=s, y=v*100) for (a,m) in t for s,v in t[a,m].items() if m!='majority']))
 
-# %% ../nbs/07i_paper.ipynb #cef33bdb
+# %% ../nbs/07i_paper.ipynb #e65614cb
 def _seeds(name, arm='distilled', **only): # accuracy of each seed, pooled over folds
     d = read_results(name)
     for k,v in only.items(): d = d[d[k]==v]
@@ -132,10 +132,10 @@ GOALS = ( # what, goal, recipe, function of no argument to figures of each seed
     ('official split, ≤ 100 kB, int8 (%)', 96.3, 'utd_sizes_formats', lambda: _seeds('utd_sizes_formats', model='conv_80k', format='onnx int8')*100),
     ('official split, ≤ 25 kB, int8 (%)', 94.5, 'utd_sizes_formats', lambda: _seeds('utd_sizes_formats', model='conv_20k', format='onnx int8')*100),
     ('official split, ≤ 10 kB, int8 (%)', 90., 'utd_sizes_formats', lambda: _seeds('utd_sizes_formats', model='conv_8k', format='onnx int8')*100),
-    ('leave one subject out, ≤ 100 kB, no teacher (%)', 96., 'utd_100k_loso', lambda: _people('utd_100k_loso')[0]*100),
-    ('leave one subject out, even subjects alone (%)', 96., 'utd_100k_loso', lambda: _people('utd_100k_loso', ['s2','s4','s6','s8'])[0]*100),
-    ('leave one subject out, worst subject (%)', 92., 'utd_100k_loso', lambda: _people('utd_100k_loso')[1].min()*100),
-    ('two-second windows, official split (%)', 90., 'utd_official_2s', lambda: _seeds('utd_official_2s')*100),
+    ('leave one subject out, ≤ 100 kB, no teacher (%)', 96., 'utd_100k_loso, then utd_judge_loso', lambda: _people('utd_100k_loso')[0]*100),
+    ('leave one subject out, even subjects alone (%)', 96., 'utd_100k_loso, then utd_judge_loso', lambda: _people('utd_100k_loso', ['s2','s4','s6','s8'])[0]*100),
+    ('leave one subject out, worst subject (%)', 92., 'utd_100k_loso, then utd_judge_loso', lambda: _people('utd_100k_loso')[1].min()*100),
+    ('two-second windows, official split (%)', 90., 'utd_100k_2s', lambda: _seeds('utd_100k_2s')*100),
     ('gain by the teacher, UTD-MHAD (points)', 1.5, 'utd_100k', lambda: _gain('utd_100k')*100),
     ('gain by the teacher, SPAR (points)', 1.5, 'spar_100k', lambda: _gain('spar_100k')*100),
     ('gain by the teacher, sp-sw-har (points)', 1.5, 'spsw_100k', lambda: _gain('spsw_100k')*100),
@@ -152,14 +152,14 @@ def goals_table(goals=GOALS)->pd.DataFrame: # One row a goal: goal, measured wit
         rows.append(row)
     return pd.DataFrame(rows).set_index('figure')
 
-# %% ../nbs/07i_paper.ipynb #39fad81e
+# %% ../nbs/07i_paper.ipynb #c513a450
 def paper_parts()->dict[str,dict]: # Name to {'table': function, 'chart': function}
     "What a paper about harkd shows"
     sizes = ['utd_100k','utd_25k','utd_10k']; arms = lambda *n: pd.concat([arms_table(read_results(k)) for k in n]).drop_duplicates()
     differ = lambda n: pd.DataFrame({k:difference(read_answers(n), ('distilled',k), ('control',k)) for k in read_answers(n).query("arm=='distilled'").model.unique()}).T.map(lambda v: f'{v:.4g}').rename_axis('distilled against control')
     parts = {'goals':dict(table=goals_table), 'sizes':dict(table=lambda: arms(*sizes), chart=lambda: arms_chart(sizes, 'With and without a teacher')), 'scores':dict(table=lambda: show_scores(score_table(d:=read_answers('utd_100k'), DATASETS['utd_mhad'].classes, GROUPS['utd_mhad'])).reset_index(), chart=lambda: confusion_chart('utd_100k'))}
-    for n in ('utd_official_2s','spar_100k','spsw_100k'): parts[n] = dict(table=lambda n=n: arms(n), chart=lambda n=n: arms_chart([n], n))
-    parts |= {'people':dict(table=lambda: subject_table(read_answers('utd_100k_loso')).map(lambda v: f'{v*100:.1f}').rename(columns=str).reset_index(), chart=lambda: people_chart('utd_100k_loso')), 'difference':dict(table=lambda: differ('utd_100k'))}
+    for n in ('utd_100k_2s','spar_100k','spsw_100k'): parts[n] = dict(table=lambda n=n: arms(n), chart=lambda n=n: arms_chart([n], n))
+    parts |= {'people':dict(table=lambda: (t:=subject_table(read_answers('utd_100k_loso')).map(lambda v: f'{v*100:.1f}')).set_axis([f'{a}: {m}' for a,m in t.columns], axis=1), chart=lambda: people_chart('utd_100k_loso')), 'difference':dict(table=lambda: differ('utd_100k'))}
     parts |= {n:dict(table=lambda n=n: baseline_table(read_results(n))) for n in ('utd_baselines','utd_baselines_loso','utd_baselines_2s','utd_baselines_fusion','spar_baselines','spsw_baselines')}
     parts |= {'corruptions':dict(table=lambda: corruption_table(read_results('utd_corruptions').to_dict('records'))), 'ladder':dict(table=lambda: ladder_table(read_results('utd_ladder')), chart=lambda: ladder_chart('utd_ladder')), 'pareto':dict(chart=lambda: pareto_chart('utd_formats')), 'training':dict(chart=lambda: curves_chart('utd_100k'))}
     return parts | {n:dict(table=lambda n=n: ablation_table(read_results(n))) for n in sorted(p.stem for p in results_dir().glob('*ablation*.csv'))}

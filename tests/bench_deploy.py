@@ -1,8 +1,9 @@
 """Side by side, in one run, on one thread: a student against the reference transformer in every format, and an hour of a stream.
 
     make bench STUDENT=runs/a REFERENCE=runs/b WINDOWED=runs/c        writes nbs/results/bench_latency.csv and bench_stream.json
+    .venv/bin/python -m tests.bench_deploy --student runs/a --reference runs/b --name bench_latency_25k
 
-STUDENT and REFERENCE are finished distillation runs on the same data, WINDOWED one on windows (-p window_s 2)."""
+Preparing a window (normalising it) is part of what is timed. STUDENT and REFERENCE are finished distillation runs on the same data, WINDOWED one on windows (-p window_s 2)."""
 import argparse,time,tracemalloc
 from pathlib import Path
 import numpy as np, torch
@@ -18,20 +19,20 @@ from harkd.runtime import Bundle,StreamingClassifier
 from harkd.student import InertialTransformer
 from harkd.tflite import tflite_bytes,tflite_runner
 
-def latency_rows(student, reference):
+def latency_rows(student, reference, name='bench_latency'):
     "One row a format of both, accuracy on the same held-out windows, latency measured in turn"
     rows,run = [],{}
     for who,path in (('student',student),('reference',reference)):
-        cfg,feed,ids,model,about,x,y,calibration = _open(Run(path).path, 'distilled', None, 0); i, = model.inputs; shape = tuple(x.shape[1:]); made,refused = make_files(model, shape, calibration, x, y)
+        cfg,feed,ids,model,about,x,y,calibration = _open(Run(path).path, 'distilled', None, 0); i, = model.inputs; shape = tuple(x.shape[1:]); mean,sd = (np.array(about['normalizer'][k][i], np.float32) for k in ('mean','std')); raw = x[:1].numpy()*sd+mean; made,refused = make_files(model, shape, calibration, x, y)
         for m in made:
-            z = m.runner(x[:len(ids)].numpy()); run[who,m.format,m.precision] = (lambda m=m,one=x[:1].numpy(): m.runner(one))
-            rows.append(dict(experiment='bench_latency', fold=feed.split.fold, dataset=about['dataset'], protocol=about['protocol'], part='test' if cfg.final else 'val', model=cfg.student, arm='distilled', method=who, modality=i, seed=0, n=len(ids), accuracy=float((z.argmax(1)==y[:len(ids)]).mean()), bytes=len(m.data), weight_bytes=m.weight_bytes,
+            z = m.runner(x[:len(ids)].numpy()); run[who,m.format,m.precision] = (lambda m=m,raw=raw,mean=mean,sd=sd: m.runner((raw-mean)/sd))
+            rows.append(dict(experiment=name, fold=feed.split.fold, dataset=about['dataset'], protocol=about['protocol'], part='test' if cfg.final else 'val', model=cfg.student, arm='distilled', method=who, modality=i, seed=0, n=len(ids), accuracy=float((z.argmax(1)==y[:len(ids)]).mean()), bytes=len(m.data), weight_bytes=m.weight_bytes,
                 format=f'{m.format} {m.precision}', gap=m.gap, same=m.same, config_hash=hash_config(cfg), data_hash=about['data_hash']))
         if cfg.final: write_ledger([{**r, 'method':r['format']} for r in rows if r['method']==who])
         for k,v in refused.items(): print(f'{who}, {k}: {v}')
     set_seed(0); published = InertialTransformer().eval(); one = torch.randn(1, 100, 6).numpy(); blob = onnx_bytes(published, (100,6)); lite = tflite_bytes(published, (100,6), torch.randn(200, 100, 6)); files = {('onnx','fp32'):blob, ('onnx','fp16'):onnx_fp16(blob), ('onnx','int8_dynamic'):onnx_int8(blob, None), **{('tflite',p):b for p,b in lite.items() if p!='int8'}}
     for (f,p),b in files.items():   # untrained: only its size and its speed mean something
-        runner = (onnx_runner if f=='onnx' else tflite_runner)(b); run['published',f,p] = (lambda runner=runner: runner(one)); rows.append(dict(experiment='bench_latency', dataset='none', protocol='untrained', model='transformer_285083', arm='baseline', method='published', format=f'{f} {p}', bytes=len(b), config_hash='untrained', data_hash='none'))
+        runner = (onnx_runner if f=='onnx' else tflite_runner)(b); run['published',f,p] = (lambda runner=runner: runner((one-.1)/1.1)); rows.append(dict(experiment=name, dataset='none', protocol='untrained', model='transformer_285083', arm='baseline', method='published', format=f'{f} {p}', bytes=len(b), config_hash='untrained', data_hash='none'))
     speed = compare_latency(run, rounds=60, calls=20, threads=1)
     for r in rows: r['latency_ms'],r['latency_p95_ms'] = speed[(r['method'],*r['format'].split())].values(); r['device'] = f'{processor()}, 1 thread'
     return rows
@@ -73,9 +74,9 @@ def feed_plain(feed, w):
     for k in range(0, len(w), 512): yield feed.norm(w.batch(np.arange(k, min(k+512, len(w)))))
 
 if __name__=='__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter); p.add_argument('--student'); p.add_argument('--reference'); p.add_argument('--windowed'); a = p.parse_args(); torch.set_num_threads(1)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter); p.add_argument('--student'); p.add_argument('--reference'); p.add_argument('--windowed'); p.add_argument('--name', default='bench_latency', help='of the result files'); a = p.parse_args(); torch.set_num_threads(1)
     import json,tempfile
-    if a.student and a.reference: rows = latency_rows(a.student, a.reference); write_results('bench_latency', rows); v = verdict(rows); write_json(results_dir()/'bench_latency.json', v); print(json.dumps(v, indent=1))
+    if a.student and a.reference: rows = latency_rows(a.student, a.reference, a.name); write_results(a.name, rows); v = verdict(rows); write_json(results_dir()/f'{a.name}.json', v); print(json.dumps(v, indent=1))
     if a.windowed:
         with tempfile.TemporaryDirectory() as tmp: h = hour(a.windowed, folder=tmp)
         write_json(results_dir()/'bench_stream.json', h); print(json.dumps(h, indent=1))

@@ -38,8 +38,7 @@ def test_misspelt_and_mistyped_parameters_stop_a_chapter(tmp_path):
 
 @pytest.mark.parametrize('params,says', [(['alhpa','0.2'],"unknown parameter 'alhpa'"), (['seeds','1.5'],"'seeds' must be int, got '1.5'")])
 def test_the_command_checks_before_it_runs(params, says):
-    r = subprocess.run([sys.executable, '-c', 'from harkd.paper import PaperConfig
-from harkd.cli import main; main()', 'run', 'distill', '-p', *params], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    r = subprocess.run([sys.executable, '-c', 'from harkd.cli import main; main()', 'run', 'distill', '-p', *params], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert r.returncode==2 and says in r.stderr and (params[0]=='seeds' or re.search(r'valid ones are:.*\balpha\b', r.stderr, re.S))
 
 @pytest.mark.parametrize('chapter', sorted(CONFIGS))

@@ -4,6 +4,7 @@ from harkd.baselines import BaselineConfig
 from harkd.cli import parse_params,read_params,recipes,runnable
 from harkd.distill import DistillConfig
 from harkd.evaluate import LadderConfig
+from harkd.paper import GOALS
 from harkd.runs import hash_config,results_dir
 
 CONFIGS = {'distill':DistillConfig, 'evaluate':LadderConfig, 'baselines':BaselineConfig}
@@ -19,3 +20,5 @@ def test_the_table_has_the_hash_of_its_recipe(name):
     r = TRAINED[name]; table = pd.read_csv(results_dir()/f"{r['params']['results']}.csv")
     assert set(table.config_hash)=={hash_config(CONFIGS[r['chapter']](**r['params']))}
     assert table.groupby('arm').seed.nunique().max()==r['params']['seeds']
+
+def test_every_goal_names_its_recipes(): assert all(set(g[2].split(', then '))<=set(recipes()) for g in GOALS)
