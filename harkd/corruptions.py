@@ -6,7 +6,7 @@
 __all__ = ['CORRUPTIONS', 'corrupt', 'corrupted_batches', 'corruption_rows', 'CorruptionConfig', 'run_corruptions',
            'corruption_table', 'plot_corruptions']
 
-# %% ../nbs/07g_corruptions.ipynb #7afbedd9
+# %% ../nbs/07g_corruptions.ipynb #2ce309c3
 from dataclasses import dataclass,replace
 from typing import Callable
 import numpy as np, pandas as pd, torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from .augment import random_rotations,rotate_sensors
 from .baselines import as_array,make_classifier
 from .distill import open_run
+from .judge import ARM_COLORS
 from .metrics import mean_interval,scores,show_interval
 from .preprocess import Batch
 from .runs import Run,hash_config,write_ledger,write_results
@@ -78,7 +79,7 @@ def corruption_rows(decide:Callable, # Function of a normalised batch to (b,) cl
         pred = np.concatenate([np.asarray(decide(b)) for b in batches]); rows.append({**columns, 'method':f'{family} {strength}' if family!='none' else 'none', **scores(y, pred)})
     return rows
 
-# %% ../nbs/07g_corruptions.ipynb #1fb36cc2
+# %% ../nbs/07g_corruptions.ipynb #90a75c9e
 @dataclass(frozen=True)
 class CorruptionConfig:
     "Which run to put into trouble"
@@ -115,8 +116,8 @@ def plot_corruptions(rows, ax=None):
     "Accuracy by corruption, a line a model; returns the Axes"
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(7.5,2.8))[1]
-    d = pd.DataFrame(rows); names = [m for m in dict.fromkeys(d.method) if m!='none']; color = {'control':'#999999','distilled':'#CC79A7','baseline':'#E69F00'}
-    for (arm,model),g in d.groupby(['arm','model'], sort=False): ax.plot(g.groupby('method').accuracy.mean().reindex(names).to_numpy()*100, 'o-', ms=3, color=color.get(arm), label=f'{arm}: {model}')
+    d = pd.DataFrame(rows); names = [m for m in dict.fromkeys(d.method) if m!='none']
+    for (arm,model),g in d.groupby(['arm','model'], sort=False): ax.plot(g.groupby('method').accuracy.mean().reindex(names).to_numpy()*100, 'o-', ms=3, color=ARM_COLORS.get(arm), label=f'{arm}: {model}')
     for k in range(5, 25, 5): ax.axvline(k-.5, color='#dddddd', lw=1)
     ax.set_xticks(range(len(names)), names, rotation=90, fontsize=6); ax.set(ylabel='accuracy (%)', ylim=(0,100), title='What is left in trouble'); ax.legend(fontsize=6)
     return ax
