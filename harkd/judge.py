@@ -80,19 +80,19 @@ def show_scores(t:pd.DataFrame)->pd.DataFrame: # Of `score_table`; percent with 
     cols = [c for c in t if f'{c}_low' in t]
     return pd.DataFrame({c.replace('_',' '):[show_interval(r[c], r[f'{c}_low'], r[f'{c}_high'], c!='kappa') if c!='kappa' else f'{r[c]:.3f}' for _,r in t.iterrows()] for c in cols}, index=t.index).assign(**{'worst subject':[f'{r.worst_subject*100:.1f} ({r.worst})' for _,r in t.iterrows()], 'seeds':t.seeds})
 
-# %% ../nbs/07f_judge.ipynb #b3b1d19d
+# %% ../nbs/07f_judge.ipynb #42a0e15c
 def difference(d:pd.DataFrame, # Answers
                a:tuple[str,str], b:tuple[str,str] # (arm, model) of two models
-              )->dict: # diff, trials_low, trials_high, people_low, people_high, p_trials, p_subjects, p_mcnemar, better, worse
+              )->dict: # diff; low and high over seeds, people and trials; p_trials, p_subjects, p_mcnemar, better, worse
     "How much better a is than b, and how sure that is"
     ok = d.assign(ok=(d.y==d.pred).astype(float)); pick = lambda k: ok[(ok.arm==k[0])&(ok.model==k[1])]
     for k in (a,b):
         if not len(pick(k)): raise ValueError(f"no answers of {k[0]} {k[1]}, only of: {', '.join(' '.join(k) for k in d.groupby(['arm','model']).groups)}")
     mean = lambda k: pick(k).groupby(['subject','window']).ok.mean(); both = pd.concat([mean(a).rename('a'), mean(b).rename('b')], axis=1)
     if both.isna().any().any(): raise ValueError(f"{a[0]} {a[1]} and {b[0]} {b[1]} did not answer the same windows")
-    by = (both.a-both.b).groupby('subject').mean(); boot = paired_bootstrap(both.a.to_numpy(), both.b.to_numpy()); people = paired_bootstrap(both.a.to_numpy(), both.b.to_numpy(), both.index.get_level_values('subject')); table = lambda k: pick(k).pivot(index='window', columns='seed', values='ok').sort_index()
-    ta,tb = table(a),table(b); match = {s:tb[s if s in tb else tb.columns[0]] for s in ta}; ranked = sorted(ta, key=lambda s: (ta[s]-match[s]).mean()); mid = ranked[(len(ranked)-1)//2]
-    return dict(diff=boot['diff'], trials_low=boot['low'], trials_high=boot['high'], people_low=people['low'], people_high=people['high'], p_trials=boot['p'], p_subjects=sign_flip_test(by.to_numpy()), p_mcnemar=mcnemar_test(ta[mid], match[mid]), better=int((by>0).sum()), worse=int((by<0).sum()))
+    by = (both.a-both.b).groupby('subject').mean(); boot = paired_bootstrap(both.a.to_numpy(), both.b.to_numpy()); _,*people = mean_interval(by); table = lambda k: pick(k).pivot(index='window', columns='seed', values='ok').sort_index()
+    ta,tb = table(a),table(b); match = {s:tb[s if s in tb else tb.columns[0]] for s in ta}; ranked = sorted(ta, key=lambda s: (ta[s]-match[s]).mean()); mid = ranked[(len(ranked)-1)//2]; _,*seeds = mean_interval([(ta[s]-match[s]).mean() for s in ta])
+    return dict(diff=boot['diff'], **{f'{k}_{e}':v for k,ends in (('seeds',seeds),('people',people),('trials',(boot['low'],boot['high']))) for e,v in zip(('low','high'), ends)}, p_trials=boot['p'], p_subjects=sign_flip_test(by.to_numpy()), p_mcnemar=mcnemar_test(ta[mid], match[mid]), better=int((by>0).sum()), worse=int((by<0).sum()))
 
 # %% ../nbs/07f_judge.ipynb #cf010c14
 def class_table(d:pd.DataFrame, classes:tuple[str,...])->pd.DataFrame: # One row a class, one column a model: share of right answers over all seeds

@@ -45,7 +45,7 @@ def verdict(rows):
     for who in ('student','reference'):
         mine = [r for r in rows if r['method']==who]
         if not mine: continue
-        top = next(r['accuracy'] for r in mine if r['format']=='onnx fp32'); best[who] = min((r for r in mine if r['accuracy']>=top-.005), key=lambda r: r['latency_ms'])
+        top = next(r['accuracy'] for r in mine if r['format'] in ('onnx fp32','tflite fp32')); best[who] = min((r for r in mine if r['accuracy']>=top-.005), key=lambda r: r['latency_ms'])
     at = lambda who,f: next((r for r in rows if r['method']==who and r['format']==f), None); ratio = lambda a,b,k: None if a is None or b is None else a[k]/b[k]
     return {'fastest':{w:b['format'] for w,b in best.items()}, 'latency_ratio_fastest':ratio(best['student'], best.get('reference'), 'latency_ms'), 'latency_ratio_onnx_fp32':ratio(at('student','onnx fp32'), at('reference','onnx fp32'), 'latency_ms'),
         'latency_ratio_onnx_fp32_published':ratio(at('student','onnx fp32'), at('published','onnx fp32'), 'latency_ms'), 'latency_ratio_fastest_published':best['student']['latency_ms']/min(r['latency_ms'] for r in rows if r['method']=='published'), 'bytes_ratio_onnx_int8_to_int8_dynamic':ratio(at('student','onnx int8'), at('reference','onnx int8_dynamic'), 'bytes'), 'bytes_ratio_tflite_int8_to_int8_dynamic':ratio(at('student','tflite int8'), at('reference','tflite int8_dynamic'), 'bytes')}
@@ -73,7 +73,7 @@ def hour(path, seconds=3600., folder=None):
     tracemalloc.stop(); q = m//4; held = held[:m]
     return dict(seconds=float(t[-1]), windows=len(got), same_decisions_as_offline=bool(same), times_real_time={**speeds, 'one by one':single}, kept_bytes_first_quarter=int(np.median(held[:q])), kept_bytes_last_quarter=int(np.median(held[-q:])), processor=processor(), threads=1, model=cfg.student, window_s=about['window_s'])
 
-def streamed_rows(path, name='utd_stream', smooth=.7):
+def streamed_rows(path, name, smooth=.7):
     "Trials of held-out people as streams: how often each decision is right, and the last one of a trial"
     import tempfile
     path,rows = Run(path).path,[]
@@ -84,10 +84,10 @@ def streamed_rows(path, name='utd_stream', smooth=.7):
                 blob = onnx_bytes(model, (about['length'][i], len(about['channels'][i]))); write_bytes(Path(tmp)/'model.onnx', blob); write_json(Path(tmp)/'bundle.json', describe(about, blob, 'model.onnx')); bundle = Bundle(tmp)
             data = load_dataset(cfg.dataset, cfg.data_root).recordings
             for k in sorted(set(w.table.recording.iloc[ids])):
-                v,t = data[k].streams['imu'].read(); truth, = {s.label for s in data[k].spans}
+                stream = data[k].streams[i.split(':')[0]]; v,t = stream.read(); v = np.asarray(v)[:,[list(stream.channels).index(c) for c in bundle.raw]]; truth, = {s.label for s in data[k].spans}
                 for m,sm in (('each decision',0.),(f'end of a trial, smoothed {smooth}',smooth)):
-                    s = StreamingClassifier(bundle, smooth=sm, threshold=0.); right = [d.label==truth for d in (*s.push(t, v), *s.finish())]; said[m] += right if not sm else right[-1:]
-                    if not sm: said['end of a trial'] += right[-1:]
+                    s = StreamingClassifier(bundle, smooth=sm, threshold=0.); right = [d.label==truth for d in (*s.push(t, v), *s.finish())]; last = right[-1:] or [False]; said[m] += right if not sm else last   # no decision is no right one
+                    if not sm: said['end of a trial'] += last
             rows += [dict(experiment=name, dataset=about['dataset'], protocol=f'{feed.split.protocol}_stream', part='test' if cfg.final else 'val', model=cfg.student, arm=arm, method=m, modality=i, seed=seed, fold=feed.split.fold, n=len(r), accuracy=float(np.mean(r)), config_hash=hash_config(cfg), data_hash=about['data_hash']) for m,r in said.items()]
     if cfg.final: write_ledger(rows)
     write_results(name, rows)
@@ -98,12 +98,13 @@ def feed_plain(feed, w):
     for k in range(0, len(w), 512): yield feed.norm(w.batch(np.arange(k, min(k+512, len(w)))))
 
 if __name__=='__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter); p.add_argument('--student'); p.add_argument('--reference'); p.add_argument('--windowed'); p.add_argument('--streamed', help='finished run on windows: accuracy of its streams'); p.add_argument('--name', default='bench_latency', help='of the result files'); a = p.parse_args(); torch.set_num_threads(1)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter); p.add_argument('--student'); p.add_argument('--reference'); p.add_argument('--windowed'); p.add_argument('--streamed', help='finished run on windows: accuracy of its streams'); p.add_argument('--name', default='', help='of the result files'); a = p.parse_args(); torch.set_num_threads(1)
     import json,tempfile
-    if a.student: rows = latency_rows(a.student, a.reference, a.name); write_results(a.name, rows); v = verdict(rows); write_json(results_dir()/f'{a.name}.json', v); print(json.dumps(v, indent=1))
+    if a.student and not (a.reference or a.name): p.error('without --reference, give the table a --name of its own')
+    if a.student: name = a.name or 'bench_latency'; rows = latency_rows(a.student, a.reference, name); write_results(name, rows); v = verdict(rows); write_json(results_dir()/f'{name}.json', v); print(json.dumps(v, indent=1))
     if a.streamed:
         import pandas as pd
-        print(pd.DataFrame(streamed_rows(a.streamed)).groupby(['arm','method']).accuracy.describe())
+        print(pd.DataFrame(streamed_rows(a.streamed, a.name or 'utd_stream')).groupby(['arm','method']).accuracy.describe())
     if a.windowed:
         with tempfile.TemporaryDirectory() as tmp: h = hour(a.windowed, folder=tmp)
         write_json(results_dir()/'bench_stream.json', h); print(json.dumps(h, indent=1))
