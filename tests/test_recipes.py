@@ -16,7 +16,8 @@ def test_parameters_are_known_and_typed(name):
     assert parse_params([(k, str(v)) for k,v in r['params'].items()], known)==r['params'] and r['says']
 
 @pytest.mark.parametrize('name', sorted(TRAINED))
-def test_the_table_has_the_hash_of_its_recipe(name):
+def test_the_table_has_the_hash_of_its_recipe(name, monkeypatch):
+    monkeypatch.delenv('HARKD_RESULTS')   # tests write elsewhere
     r = TRAINED[name]; table = pd.read_csv(results_dir()/f"{r['params']['results']}.csv")
     assert set(table.config_hash)=={hash_config(CONFIGS[r['chapter']](**r['params']))}
     assert table.groupby('arm').seed.nunique().max()==r['params']['seeds']
