@@ -108,7 +108,7 @@ def experiment_splits(cfg:DataConfig, windows:Windows)->list[Split]: # One, if `
     if not -1<=cfg.fold<len(splits): raise ValueError(f"fold must be -1 (all) or in [0,{len(splits)}), got {cfg.fold}")
     return splits if cfg.fold<0 else splits[cfg.fold:cfg.fold+1]
 
-# %% ../nbs/02f_experiment.ipynb #54b45ba6
+# %% ../nbs/02f_experiment.ipynb #c6e1f4c6
 def about_model(feed:Feed, model, cfg, seed:int)->dict: # What travels with a model, beside its weights
     "Inputs, preparation, classes and provenance of a model"
     w = feed.split.windows; c = w.card; named = w.table.subject.notna().all()
@@ -122,7 +122,8 @@ def trained(folder:str|Path, make, fit, feed:Feed, cfg, seed:int): # A model tha
     folder = Path(folder)
     if (folder/'harkd.json').exists(): return load_model(folder)[0]
     set_seed(seed); model = make(); history = fit(model, folder/'checkpoint.safetensors')
-    folder.mkdir(parents=True, exist_ok=True); pd.DataFrame(history).to_csv(folder/'history.csv', index=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    if history: pd.DataFrame(history).to_csv(folder/'history.csv', index=False)   # an ensemble was not trained itself
     save_model(model, folder, **about_model(feed, model, cfg, seed)); (folder/'checkpoint.safetensors').unlink(missing_ok=True)
     return model
 
