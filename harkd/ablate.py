@@ -21,7 +21,7 @@ from .split import Feed
 from .student import make_student
 from .train import predict
 
-# %% ../nbs/07h_ablate.ipynb #a0a99520
+# %% ../nbs/07h_ablate.ipynb #6fb95a55
 @dataclass(frozen=True)
 class AblateConfig(DistillConfig):
     "A recipe, and what is changed in it, one change at a time"
@@ -41,7 +41,7 @@ def parse_change(change:str, cfg:AblateConfig)->tuple[AblateConfig,dict]: # The 
         if name.startswith('student.'): args[name[8:]] = value
         elif name not in known or name in ('dataset','data_root','split','folds','fold','final','seeds','jobs','run','results','changes'): raise ValueError(f"'{name}' cannot be changed here; a change names a field of the recipe, or an argument of the student as student.depth")
         else: new[name] = float(value) if known[name].type in (float,'float') and isinstance(value, int) else value
-    check_params(AblateConfig, new); out = replace(cfg, **new); check_fit(out); fixed = ('teacher','teachers','teacher_model','teacher_epochs'); taught = ('loss','weight','alpha','temperature')
+    check_params(AblateConfig, new); out = replace(cfg, **new); check_fit(out); fixed = ('teacher','teachers','teacher_model','teacher_epochs'); taught = ('loss','weight','alpha','temperature','pretrain')
     if idle:=[n for n in new if n in fixed or out.alone and n in taught]: raise ValueError(f"'{idle[0]}' would change nothing here: "+('the teacher is the recipe\'s own for every change' if idle[0] in fixed else 'the student is trained alone; say alone=False'))
     return out,args
 
