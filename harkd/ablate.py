@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['AblateConfig', 'parse_change', 'run_change', 'run_ablation', 'ablation_table', 'plot_ablation']
 
-# %% ../nbs/07h_ablate.ipynb #664a1477
+# %% ../nbs/07h_ablate.ipynb #73301e0b
 from dataclasses import dataclass,fields,replace
 from pathlib import Path
 import ast
 import numpy as np, pandas as pd
 
 from .data import COLORS
-from .distill import DistillConfig,check_experiment,distill,train_teacher
+from .distill import DistillConfig,check_experiment,distill,teacher_kind,train_teacher
 from .experiment import check_fit,experiment_inputs,experiment_splits,experiment_windows,run_tasks
 from .metrics import corrected_t_test,scores
 from .cost import count_macs,count_params
@@ -45,10 +45,10 @@ def parse_change(change:str, cfg:AblateConfig)->tuple[AblateConfig,dict]: # The 
     if idle:=[n for n in new if n in fixed or out.alone and n in taught]: raise ValueError(f"'{idle[0]}' would change nothing here: "+('the teacher is the recipe\'s own for every change' if idle[0] in fixed else 'the student is trained alone; say alone=False'))
     return out,args
 
-# %% ../nbs/07h_ablate.ipynb #a076b2b4
+# %% ../nbs/07h_ablate.ipynb #27db2c58
 def _teach(cfg, folder, fold, seed): # the recipe's teacher; trained once for all changes
     w = experiment_windows(cfg); _,seen = experiment_inputs(cfg, w.card); feed = Feed.fit(experiment_splits(replace(cfg, fold=-1), w)[fold], augment=cfg.augment)
-    return train_teacher(cfg, folder/f'fold{fold}_seed{seed}', feed, cfg.teacher_model if cfg.teacher_model!='auto' else 'fusion' if len(seen)>1 else 'wide', seen, seed)
+    return train_teacher(cfg, folder/f'fold{fold}_seed{seed}', feed, teacher_kind(cfg, seen), seen, seed)
 
 def run_change(cfg:AblateConfig, folder:Path, change:str, fold:int, seed:int)->dict: # A result row; method is the change
     "Train the changed recipe on one development fold"
@@ -66,6 +66,7 @@ def run_change(cfg:AblateConfig, folder:Path, change:str, fold:int, seed:int)->d
 
 def run_ablation(cfg:AblateConfig, path:str|Path='')->Run: # Finished; `ablation_table(run.metrics['rows'])` shows it
     "The recipe and every change of it"
+    if cfg.alone and cfg.pretrain: raise ValueError("pretrain follows a teacher; say alone=False")
     if cfg.final: raise ValueError("an ablation chooses, so it stays inside the training people: leave final at False")
     changes = ['', *(k.strip() for k in cfg.changes.split(';') if k.strip())]; n = len(experiment_splits(replace(cfg, fold=-1), experiment_windows(cfg))); w = experiment_windows(cfg)
     for k in changes: c,args = parse_change(k, cfg); check_experiment(replace(c, fold=-1)); make_student(c.student, experiment_windows(c), experiment_inputs(c, w.card)[0], **args)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PLACES', 'time_warp', 'random_rotations', 'rotate_sensors', 'with_virtual', 'mount', 'Augment']
 
-# %% ../nbs/01a_augment.ipynb #ef5078af
+# %% ../nbs/01a_augment.ipynb #db666243
 from dataclasses import dataclass,replace
 from typing import Callable
 import torch
 from torch import Tensor
 
 from .data import BadRecording,Dataset,Stream
-from .preprocess import Batch,Normalizer,Windows,even_grid
+from .preprocess import Batch,Normalizer,Windows,clean_samples,even_grid,input_stream
 from .synth import virtual_imu
 
 # %% ../nbs/01a_augment.ipynb #46766975
@@ -53,21 +53,25 @@ def rotate_sensors(x:Tensor, # (b,t,c)
         if c.endswith('_x') and tuple(channels[i+1:i+3])==(c[:-1]+'y',c[:-1]+'z'): x[...,i:i+3] = torch.einsum('bij,btj->bti', R.to(x), x[...,i:i+3])
     return x
 
-# %% ../nbs/01a_augment.ipynb #6611d242
+# %% ../nbs/01a_augment.ipynb #6fbdeb47
 PLACES = {'wrist':('wrist','elbow'), 'thigh':('knee','hip')} # Where a sensor sits: the joint that wears it, the next one towards the trunk
 
 def with_virtual(data:Dataset, # With a skeleton in every recording
-                 sensor:str='imu', # Stream whose placement is copied, e.g. 'right wrist'
-                 smooth_s:float=.4 # Seconds of the Savitzky-Golay window
+                 smooth_s:float=.4, # Seconds of the Savitzky-Golay window
+                 nan:str='raise' # See `clean_samples`
                 )->Dataset: # With a stream 'virtual', (t,6) m/s² and rad/s, at the card's rate
     "Recordings with what a sensor at the same place would have felt, says the skeleton"
-    fs = data.card.fs; out = []
+    fs,sensor,out = data.card.fs,'imu',[]   # the stream whose placement is copied
     for r in data.recordings:
         if miss:=[s for s in (sensor,'skeleton') if s not in r.streams]: raise BadRecording(f"{data.card.name} {r.id}: a virtual sensor needs the stream '{miss[0]}', it has: {', '.join(r.streams)}")
         words = r.streams[sensor].placement.split(); names = r.streams['skeleton'].channels; place = next((w for w in words if w in PLACES), None)
         if place is None or words[0] not in ('left','right'): raise BadRecording(f"{data.card.name} {r.id}: no virtual sensor for the placement '{r.streams[sensor].placement}', only for left or right: {', '.join(PLACES)}")
-        x,t = r.streams['skeleton'].read(); at,parent = (names.index(f'{words[0]}_{j}') for j in PLACES[place]); x = even_grid(x, t, fs)
-        v = Stream(virtual_imu(x, fs, at, parent, smooth_s), t[0]+torch.arange(len(x)).numpy()/fs, tuple(f'{k}_{a}' for k in ('acc','gyro') for a in 'xyz'), ('m/s²',)*3+('rad/s',)*3, r.streams[sensor].placement+' (virtual)')
+        x,t = r.streams['skeleton'].read(); want = [f'{words[0]}_{j}' for j in PLACES[place]]
+        if miss:=[j for j in want if j not in names]: raise BadRecording(f"{data.card.name} {r.id}: a virtual sensor at the {r.streams[sensor].placement} needs the joint '{miss[0]}', the skeleton has: {', '.join(names)}")
+        x = even_grid(clean_samples(x, nan, f'{data.card.name} {r.id}, skeleton')[0], t, fs)
+        try: felt = virtual_imu(x, fs, *(names.index(j) for j in want), smooth_s)
+        except ValueError as e: raise BadRecording(f"{data.card.name} {r.id}: {e}") from None
+        v = Stream(felt, t[0]+torch.arange(len(x)).numpy()/fs, tuple(f'{k}_{a}' for k in ('acc','gyro') for a in 'xyz'), ('m/s²',)*3+('rad/s',)*3, r.streams[sensor].placement+' (virtual)')
         out.append(replace(r, streams={**r.streams, 'virtual':v}))
     return replace(data, recordings=out)
 
@@ -75,10 +79,10 @@ def mount(real:Tensor, virtual:Tensor # (b,t,c), c a multiple of 3: three axes o
          )->Tensor: # (b,3,3) rotations that bring the virtual sensors nearest to the real ones
     "How each sensor sits on the limb"
     a,b = (v.double().unflatten(2, (-1,3)) for v in (real,virtual)); size = lambda v: v.square().sum((1,3)).sqrt().clamp(min=1e-9)[:,None,:,None]
-    U,_,V = torch.linalg.svd(torch.einsum('btsi,btsj->bij', a/size(a), b/size(b))); d = torch.ones(len(a), 3, dtype=U.dtype); d[:,2] = torch.linalg.det(U@V)
+    U,_,V = torch.linalg.svd(torch.einsum('btsi,btsj->bij', a/size(a), b/size(b))); d = torch.ones(len(a), 3, dtype=U.dtype, device=U.device); d[:,2] = torch.linalg.det(U@V)
     return ((U*d[:,None])@V).to(real)
 
-# %% ../nbs/01a_augment.ipynb #49304f3e
+# %% ../nbs/01a_augment.ipynb #86f5b471
 @dataclass(frozen=True)
 class Augment:
     "What a training window may go through; all off by default"
@@ -103,7 +107,7 @@ class Augment:
 
     def _before(self, batch, g): # in SI units
         x,n = {},len(batch)
-        if self.virtual: batch = _swap(batch, torch.rand(n, generator=g)<self.virtual)
+        if self.virtual: batch = _swap(batch, (torch.rand(n, generator=g)<self.virtual).to(batch.y.device))
         for i,v in batch.x.items():
             if v.ndim==3 and self.rotate: v = rotate_sensors(v, batch.channels[i], random_rotations(n, self.rotate, g))
             if v.ndim==4 and self.yaw: v = torch.einsum('bij,btkj->btki', _yaw(n, self.yaw, g).to(v), v)
@@ -126,7 +130,7 @@ class Augment:
         one = torch.nn.functional.one_hot(batch.y, k).float(); mix = lambda v: torch.lerp(v[other], v, share.to(v).reshape(-1, *[1]*(v.ndim-1)))
         return replace(batch, x={i:mix(v) for i,v in batch.x.items()}, y_soft=mix(one), duration=mix(batch.duration))
 
-# %% ../nbs/01a_augment.ipynb #4612f96b
+# %% ../nbs/01a_augment.ipynb #6a225d2d
 def _yaw(b, degrees, g):
     a = (torch.rand(b, generator=g)*2-1)*degrees*torch.pi/180; c,s,o,l = a.cos(),a.sin(),torch.zeros(b),torch.ones(b)
     return torch.stack([c,o,s, o,l,o, -s,o,c], 1).reshape(b,3,3)
@@ -134,9 +138,15 @@ def _yaw(b, degrees, g):
 def _swap(batch, which): # (b,) True where the virtual sensor takes the place of the real one, turned as that one sits
     x = dict(batch.x); v = x.pop('virtual', None); names = batch.channels.get('virtual', ())
     if v is None: raise ValueError("a share of virtual windows needs the stream 'virtual': cut the windows of with_virtual(data)")
-    for i,real in x.items():
-        if real.ndim==3 and set(batch.channels[i])<=set(names) and real.shape[:2]==v.shape[:2]:
-            like = v[...,[names.index(c) for c in batch.channels[i]]]; x[i] = torch.where(which[:,None,None], rotate_sensors(like, batch.channels[i], mount(real, like)), real)
+    felt = {i:[c for c in batch.channels[i] if c in names] for i in x if input_stream(i)=='imu'}
+    if not felt: raise ValueError(f"a virtual sensor stands for the stream 'imu', which nobody reads here: {', '.join(x)}")
+    most = max(felt, key=lambda i: len(felt[i])); of = lambda u,have,want: u[...,[have.index(c) for c in want]]
+    v = rotate_sensors(v, names, mount(of(x[most], batch.channels[most], felt[most]), of(v, names, felt[most])))   # one rotation for all who read the sensor
+    for i,raw in felt.items():
+        new = x[i].clone(); has = batch.channels[i]; new[...,[has.index(c) for c in raw]] = of(v, names, raw)
+        for k,c in enumerate(has):
+            if c.endswith('_norm'): new[...,k] = of(v, names, [f'{c[:-5]}_{a}' for a in 'xyz']).norm(dim=-1)
+        x[i] = torch.where(which[:,None,None], new, x[i])
     return replace(batch, x=x)
 
 def _stretch(b, t, share, g): # (b,t) True inside one random stretch
@@ -144,8 +154,8 @@ def _stretch(b, t, share, g): # (b,t) True inside one random stretch
     return (i>=a)&(i<a+n)
 
 def _keep_sensors(channels, b, p, g): # (b,c) False for the sensor a window loses; with one sensor, nothing is lost
-    names = list(dict.fromkeys(c.rsplit('_',1)[0] for c in channels)); which = torch.tensor([names.index(c.rsplit('_',1)[0]) for c in channels])
-    lost = torch.randint(len(names), (b,1), generator=g); hit = torch.rand(b, 1, generator=g)<p
+    sensor = lambda c: c.rsplit('_',1)[0]; names = list(dict.fromkeys(sensor(c) for c in channels if '_' in c)); which = torch.tensor([names.index(sensor(c)) if '_' in c else -1 for c in channels])   # a duration is no sensor
+    lost = torch.randint(max(1, len(names)), (b,1), generator=g); hit = torch.rand(b, 1, generator=g)<p
     return ~((which==lost)&hit) if len(names)>1 else torch.ones(b, len(channels), dtype=torch.bool)
 
 def _beta(m, n, g): # Beta(m,m) from two gammas, by Johnk's method: torch's own sampler takes no generator

@@ -6,22 +6,21 @@
 __all__ = ['CONTROLS', 'CompareConfig', 'entries', 'factor_list', 'teach_fold', 'learn_fold', 'compare_methods', 'choose_factors',
            'compare_table', 'say_table', 'plot_compare']
 
-# %% ../nbs/05a_compare.ipynb #9a2b7191
+# %% ../nbs/05a_compare.ipynb #88e3d659
 from dataclasses import dataclass,replace
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 
 from .cost import count_macs,count_params,model_bytes
 from .data import COLORS
-from .distill import DistillConfig,check_methods,distill,look,split_names
-from .experiment import check_fit,experiment_inputs,experiment_splits,experiment_windows,run_tasks,trained
+from .distill import DistillConfig,check_methods,distill,look,split_names,teacher_kind,train_teacher,untrained_teacher
+from .experiment import check_fit,experiment_inputs,experiment_splits,experiment_windows,run_tasks
 from .methods import LOSSES,find_method,student_for
 from .metrics import corrected_t_test,holm,mean_interval,paired_bootstrap,scores,show_interval
 from .runs import Run,hash_config,load_model,load_tensors,read_json,results_dir,save_tensors,set_seed,write_bytes,write_json,write_ledger,write_results
 from .split import Feed
 from .student import make_student
-from .teacher import make_teacher
-from .train import cross_entropy,predict,train
+from .train import predict
 
 # %% ../nbs/05a_compare.ipynb #e73228f7
 @dataclass(frozen=True)
@@ -52,22 +51,19 @@ def factor_list(cfg:CompareConfig)->list[float]:
     if not f or min(f)<=0: raise ValueError(f"factors must be > 0, got '{cfg.factors}'")
     return f
 
-# %% ../nbs/05a_compare.ipynb #03d62193
+# %% ../nbs/05a_compare.ipynb #2c883c4a
 def _fold_feed(cfg, stage, fold):
     w = experiment_windows(cfg); splits = experiment_splits(replace(cfg, fold=-1, final=stage=='final', split='auto' if stage=='final' else cfg.split), w)
     return Feed.fit(splits[fold], augment=cfg.augment)
-
-def _make_teacher(cfg, w, seen): return make_teacher(cfg.teacher_model if cfg.teacher_model!='auto' else 'fusion' if len(seen)>1 else 'wide', w, seen)
 
 def teach_fold(cfg:CompareConfig, folder:Path, stage:str, # 'dev' | 'final'
                who:str, # 'teacher' | 'self_teacher'
                fold:int, seed:int)->str:
     "Train the teacher, or the bigger network that feels no more than the student"
     feed = _fold_feed(cfg, stage, fold); w = feed.split.windows; felt,seen = experiment_inputs(cfg, w.card)
-    make = (lambda: _make_teacher(cfg, w, seen)) if who=='teacher' else (lambda: make_teacher(cfg.self_model, w, felt))
-    here = folder/stage/f'fold{fold}_seed{seed}'/who
-    trained(here, make, lambda m,c: train(m, feed, cross_entropy(cfg.label_smoothing), replace(cfg.training(seed), epochs=cfg.teacher_epochs), c), feed, cfg, seed)
-    return str(here)
+    kind,inputs = (teacher_kind(cfg, seen),seen) if who=='teacher' else (cfg.self_model,felt); here = folder/stage/f'fold{fold}_seed{seed}'
+    train_teacher(cfg, here, feed, kind, inputs, seed, name=who)
+    return str(here/who)
 
 def learn_fold(cfg:CompareConfig, folder:Path, stage:str, entry:str, factor:float, fold:int, seed:int)->dict: # A result row
     "Train one student by one method, or evaluate a teacher"
@@ -88,7 +84,7 @@ def learn_fold(cfg:CompareConfig, folder:Path, stage:str, entry:str, factor:floa
     write_json(done, row)
     return row
 
-# %% ../nbs/05a_compare.ipynb #15cf1725
+# %% ../nbs/05a_compare.ipynb #e4d269c2
 def compare_methods(cfg:CompareConfig, path:str|Path='' # Run folder; empty: below runs/
                    )->Run: # Finished; `compare_table(run)` and `plot_compare(run)` show it
     "Many methods, their controls, and an honest end"
@@ -97,7 +93,7 @@ def compare_methods(cfg:CompareConfig, path:str|Path='' # Run folder; empty: bel
     names,factors = entries(cfg),factor_list(cfg); w = experiment_windows(cfg); felt,seen = experiment_inputs(cfg, w.card); dev = replace(cfg, final=False)
     splits = experiment_splits(replace(dev, fold=-1), w); n = len(splits)
     if cfg.final and not w.card.test_subjects: raise ValueError(f"{w.card.name} has no published test subjects: everybody helps to choose the weights, and nobody is left to test on; leave final at False")
-    student,teacher,feed = make_student(cfg.student, w, felt),_make_teacher(cfg, w, seen),Feed.fit(splits[max(cfg.fold, 0)]); make_teacher(cfg.self_model, w, felt)
+    student,teacher,feed = make_student(cfg.student, w, felt),untrained_teacher(teacher_kind(cfg, seen), w, seen),Feed.fit(splits[max(cfg.fold, 0)]); untrained_teacher(cfg.self_model, w, felt)
     for e in names: check_methods(cfg, e.split('+'), make_student(cfg.student, w, felt), teacher, feed)
     run = Run(path or cfg.run or f'compare-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}', cfg, w.hash); both = ('teacher','self_teacher'); tuned,given = [*names,'self'],split_names(cfg.untuned)
     if lost:=set(given)-set(tuned): raise ValueError(f"untuned names '{sorted(lost)[0]}', which is not compared here")

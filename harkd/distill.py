@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TROUBLE', 'ARMS', 'DistillConfig', 'split_names', 'Pupil', 'Lesson', 'look', 'distill', 'find_teacher',
-           'train_teacher', 'run_fold', 'run_name', 'check_experiment', 'check_methods', 'run_distill', 'paired',
-           'summary', 'plot_summary', 'open_run']
+           'teacher_kind', 'untrained_teacher', 'train_teacher', 'run_fold', 'run_name', 'check_experiment',
+           'check_methods', 'run_distill', 'paired', 'summary', 'plot_summary', 'open_run']
 
-# %% ../nbs/05_distill.ipynb #2e0b8771
+# %% ../nbs/05_distill.ipynb #a42f48c3
 from dataclasses import dataclass,fields,replace
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -22,13 +22,14 @@ from .losses import soft_target_loss
 from .methods import Pair,find_method,student_for
 from .metrics import mean_interval,scores,show_interval,sign_flip_test
 from .preprocess import Batch,Windows
+from .rounding import Roundings,rounded_lesson
 from .runs import Run,hash_config,later,load_model,load_tensors,read_json,save_tensors,set_seed,write_json,write_ledger,write_results
 from .split import Feed,Leak,step_seed
 from .student import Features,HarModel,make_student
 from .teacher import Ensemble,RocketTeacher,make_teacher
 from .train import cross_entropy,predict,run_model,train
 
-# %% ../nbs/05_distill.ipynb #20efaec4
+# %% ../nbs/05_distill.ipynb #f1f74963
 @dataclass(frozen=True)
 class DistillConfig(FitConfig):
     "Everything a distillation experiment depends on"
@@ -43,9 +44,11 @@ class DistillConfig(FitConfig):
     temperature:float=3. # Softening of both distributions, for kd
     run:str='' # Name of the run folder; empty: from the configuration
     results:str='' # Also write nbs/results/<results>.csv
+    consistency:float=later(0.) # Weight of deciding the same when the sensor is in trouble
+    int8:int=later(0) # Passes of the students at the end, with the roundings of int8 (chapter 02g)
     pretrain:int=later(0) # Passes in which the distilled student, before anything else, learns to find what its teacher saw
 
-    def smoke(self): return replace(super().smoke(), teacher_epochs=1, pretrain=min(self.pretrain, 1))
+    def smoke(self): return replace(super().smoke(), teacher_epochs=1, pretrain=min(self.pretrain, 1), int8=min(self.int8, 1))
     @property
     def methods(self)->list[str]: return split_names(self.loss)
 
@@ -53,7 +56,7 @@ def split_names(names:str|list[str])->list[str]:
     "'kd, rkd' to ['kd','rkd']"
     return [n.strip() for n in names.split(',') if n.strip()] if isinstance(names, str) else list(names)
 
-# %% ../nbs/05_distill.ipynb #4f79507d
+# %% ../nbs/05_distill.ipynb #00fdae56
 class Pupil(nn.Module):
     "A student with what its methods train"
     def __init__(self, student:HarModel, terms:dict[str,nn.Module]):
@@ -61,6 +64,13 @@ class Pupil(nn.Module):
         self.student,self.terms = student,nn.ModuleDict(terms)
 
 TROUBLE = Augment(jitter=.3, blank=.4, drop=.33) # What `consistency` looks through
+
+def _in_trouble(student, batch): # logits; what trouble looks like must not enter the running statistics, with which the student is normalised later
+    norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]; had = [m.momentum for m in norms]
+    for m in norms: m.momentum = 0.
+    try: return run_model(student, TROUBLE._after(batch, None))
+    finally:
+        for m,v in zip(norms, had): m.momentum = v
 
 class Lesson:
     "The loss of a distillation: a function of (pupil, batch) that holds its frozen teachers"
@@ -95,10 +105,10 @@ class Lesson:
         if self.alpha: parts['kd'] = sum(soft_target_loss(felt.logits, t.logits, self.temperature) for t in seen)/n; loss = loss+self.alpha*parts['kd']
         for m,w in self.weights.items():
             parts[m] = sum(pupil.terms[f'{m}_{i}'](felt, t, batch) for i,t in enumerate(seen))/n; loss = loss+w*parts[m]
-        if self.consistency: parts['consistency'] = soft_target_loss(run_model(student, TROUBLE._after(batch, None)), felt.logits, 1.); loss = loss+self.consistency*parts['consistency']
+        if self.consistency: parts['consistency'] = soft_target_loss(_in_trouble(student, batch), felt.logits, 1.); loss = loss+self.consistency*parts['consistency']
         return {'loss':loss, **{k:v.detach() for k,v in parts.items()}, **({'teacher_accuracy':(seen[0].logits.argmax(1)==batch.y).float().mean()} if seen else {})}
 
-# %% ../nbs/05_distill.ipynb #f5d26ea2
+# %% ../nbs/05_distill.ipynb #61ff5295
 def look(student:HarModel, teacher:HarModel, feed:Feed)->Pair: # What both show for some training windows
     "One look at a pair of networks, from which terms are built"
     ids = feed.split.train[:max(2, min(feed.batch_size, len(feed.split.train)))]; batch = next(feed.plain(ids)); was = student.training; student.eval(); teacher.eval()
@@ -113,7 +123,7 @@ def distill(student:HarModel, # Trained in place; for simkd, one from `student_f
             cfg:DistillConfig=DistillConfig(), # Of it: loss, weight, alpha, temperature, and how to train
             seed:int=0, checkpoint:str|Path|None=None, progress:str='',
             weights:dict[str,float]|None=None # Of methods, instead of their defaults
-           )->list[dict]: # One row an epoch: the loss and its parts
+           )->list[dict]: # One row an epoch of each stage: the loss and its parts
     "Train a student to follow a teacher; without methods, the same student alone"
     methods = cfg.methods if loss is None else split_names(loss); teachers = list(teacher) if isinstance(teacher, (list,tuple)) else [teacher]
     lesson = Lesson(teachers, methods, cfg.alpha, cfg.temperature, cfg.label_smoothing, cfg.weight, weights, cfg.consistency); feed = replace(feed, augment=cfg.augment, batch_size=cfg.batch_size)
@@ -124,12 +134,15 @@ def distill(student:HarModel, # Trained in place; for simkd, one from `student_f
         if not lesson.weights: return student
         set_seed(step_seed(seed, 404)); pairs = [look(student, t, feed) for t in teachers]
         return Pupil(student, {f'{m}_{i}':find_method(m).build(p) for m in lesson.weights for i,p in enumerate(pairs)})
-    first = None
+    first,history = None,[]
     if cfg.pretrain and (lesson.alpha or lesson.weights):
         first = checkpoint and Path(checkpoint).with_name('pretrain.safetensors'); before = Lesson(teachers, ['infonce'], labels=False)
-        train(terms(before), feed, before, replace(cfg.training(seed), epochs=cfg.pretrain), first, progress=progress and f'{progress}, pretraining')
-    history = train(terms(lesson), feed, lesson, cfg.training(seed), checkpoint, progress=progress)
-    if first: first.unlink(missing_ok=True)
+        history += train(terms(before), feed, before, replace(cfg.training(seed), epochs=cfg.pretrain), first, progress=progress and f'{progress}, pretraining')
+    pupil = terms(lesson); history += train(pupil, feed, lesson, cfg.training(seed), checkpoint, progress=progress); last = cfg.int8 and checkpoint and Path(checkpoint).with_name('int8.safetensors')
+    if cfg.int8:
+        with Roundings(student): history += train(pupil, replace(feed, augment=replace(cfg.augment, mixup=0.)), rounded_lesson(lesson, student), replace(cfg.training(step_seed(seed, 8)%10**6), epochs=cfg.int8, lr=.2*cfg.lr), last, progress=progress and f'{progress}, int8')
+    for p in (first, last):
+        if p: p.unlink(missing_ok=True)
     return history
 
 # %% ../nbs/05_distill.ipynb #fa5c4efb
@@ -146,17 +159,27 @@ def find_teacher(run:str|Path, feed:Feed, fold:int, seed:int)->HarModel:
         if not np.allclose(m, feed.norm.mean[i]): raise ValueError(f"teacher '{folder}' normalises '{i}' by other statistics than this fold; it was trained on {', '.join(about['trained_on'])}")
     return model
 
-# %% ../nbs/05_distill.ipynb #d33bd8c1
+# %% ../nbs/05_distill.ipynb #9e9a8f4c
 ARMS = ('teacher','control','distilled')
 
-def train_teacher(cfg:DistillConfig, here:Path, feed:Feed, kind:str, seen:tuple[str,...], seed:int, progress:str='')->HarModel:
+def teacher_kind(cfg:DistillConfig, seen:tuple[str,...])->str: # 'fusion', or several: 'fusion,rocket'
+    "Which teachers a configuration means"
+    return cfg.teacher_model if cfg.teacher_model!='auto' else 'fusion' if len(seen)>1 else 'wide'
+
+def untrained_teacher(kind:str, windows:Windows, seen:tuple[str,...])->HarModel:
+    "One network, or the ensemble of several kinds"
+    many = [make_teacher(k, windows, seen) for k in split_names(kind)]
+    if not many: raise ValueError(f"teacher_model names no teacher: '{kind}'")
+    return many[0] if len(many)==1 else Ensemble.of(many)
+
+def train_teacher(cfg:DistillConfig, here:Path, feed:Feed, kind:str, seen:tuple[str,...], seed:int, progress:str='', name:str='teacher')->HarModel:
     "The teacher of one fold and seed: one network, or the ensemble of several"
     w = feed.split.windows
     def fit(s): return lambda m,c: m.solve(feed, s) if isinstance(m, RocketTeacher) else train(m, feed, cross_entropy(cfg.label_smoothing), replace(cfg.training(s), epochs=cfg.teacher_epochs), c, progress=progress)
     kinds = split_names(kind)*cfg.teachers; make = lambda k: lambda: make_teacher(k, w, seen)
-    if len(kinds)==1: return trained(here/'teacher', make(kind), fit(seed), feed, cfg, seed)
-    many = [trained(here/f'teacher_{i}', make(k), fit(s), feed, cfg, s) for i,k in enumerate(kinds) for s in [step_seed(seed, i)%10**6]]
-    return trained(here/'teacher', lambda: Ensemble.of(many), lambda m,c: [], feed, cfg, seed)
+    if len(kinds)==1: return trained(here/name, make(kinds[0]), fit(seed), feed, cfg, seed)
+    many = [trained(here/f'{name}_{i}', make(k), fit(s), feed, cfg, s) for i,k in enumerate(kinds) for s in [step_seed(seed, i)%10**6]]
+    return trained(here/name, lambda: Ensemble.of(many), lambda m,c: [], feed, cfg, seed)
 
 def run_fold(cfg:DistillConfig, folder:Path, # Of the run
              fold:int, seed:int, progress:bool=False)->list[dict]: # A result row for each of `ARMS`
@@ -165,7 +188,7 @@ def run_fold(cfg:DistillConfig, folder:Path, # Of the run
     if done.exists(): return read_json(done)
     w = experiment_windows(cfg); split = experiment_splits(replace(cfg, fold=-1), w)[fold]; feed = Feed.fit(split, augment=cfg.augment)
     felt,seen = experiment_inputs(cfg, w.card); bar = lambda name: f'{name} (fold {split.fold or fold}, seed {seed})' if progress else ''
-    kind = _borrowed(cfg.teacher) if cfg.teacher else _teacher_model(cfg, seen)
+    kind = _borrowed(cfg.teacher) if cfg.teacher else teacher_kind(cfg, seen)
     models = {'teacher':find_teacher(cfg.teacher, feed, fold, seed) if cfg.teacher else train_teacher(cfg, here, feed, kind, seen, seed, bar('teacher'))}
     for arm,c in (('control',replace(cfg, weight=0.)),('distilled',cfg)):
         make = lambda: make_student(cfg.student, w, felt) if arm=='control' else student_for(cfg.methods, m:=make_student(cfg.student, w, felt), look(m, models['teacher'], feed))
@@ -178,7 +201,7 @@ def run_fold(cfg:DistillConfig, folder:Path, # Of the run
     write_json(done, rows)
     return rows
 
-# %% ../nbs/05_distill.ipynb #2dec071c
+# %% ../nbs/05_distill.ipynb #aab7adc6
 def run_name(cfg:DistillConfig)->str:
     "The folder of a configuration"
     return cfg.run or f"distill-{cfg.dataset if not cfg.data_root else Path(cfg.data_root).name}-{cfg.student}-{cfg.loss.replace(',','+') or 'alone'}-{hash_config(cfg)[:6]}"
@@ -189,7 +212,8 @@ def check_experiment(cfg:DistillConfig)->Windows: # The windows, if everything c
     if cfg.teacher:
         if cfg.teachers!=1: raise ValueError("the run that `teacher` names brings its teachers; leave `teachers` at 1")
         feeds = {f:Feed.fit(splits[f]) for f in (range(len(splits)) if cfg.fold<0 else [cfg.fold])}; found = [find_teacher(cfg.teacher, feed, f, s) for f,feed in feeds.items() for s in range(cfg.seeds)]; teacher = found[0]
-    else: many = [make_teacher(k, windows, seen) for k in split_names(_teacher_model(cfg, seen))]; teacher = many[0] if len(many)==1 else Ensemble.of(many)
+    else: teacher = untrained_teacher(teacher_kind(cfg, seen), windows, seen)
+    if cfg.pretrain and not (cfg.methods and cfg.weight and (cfg.alpha or cfg.methods!=['kd'])): raise ValueError("pretrain follows a teacher, and here none has a say: give a loss, a weight and an alpha above zero, or leave pretrain at 0")
     check_methods(cfg, cfg.methods, make_student(cfg.student, windows, felt), teacher, Feed.fit(splits[max(cfg.fold, 0)]))
     return windows
 
@@ -200,8 +224,6 @@ def check_methods(cfg:DistillConfig, methods:list[str], student:HarModel, teache
 
 def _borrowed(run): # which network another run's teacher is
     run = Run(run); return next(r['model'] for r in run.metrics['rows'] if r['arm']=='teacher') if run.finished else 'teacher'
-
-def _teacher_model(cfg, seen): return cfg.teacher_model if cfg.teacher_model!='auto' else 'fusion' if len(seen)>1 else 'wide'
 
 def run_distill(cfg:DistillConfig, path:str|Path='' # Run folder; empty: below runs/, named after the configuration
                )->Run: # Finished; `summary(run)` is its table

@@ -23,7 +23,7 @@ from .runs import hash_config,later,load_model,save_model,set_seed
 from .split import Feed,Leak,Split,dev_loso_splits,kfold_splits,loso_splits,official_split
 from .train import TrainConfig
 
-# %% ../nbs/02f_experiment.ipynb #5c330a47
+# %% ../nbs/02f_experiment.ipynb #27fc87bb
 @dataclass(frozen=True)
 class DataConfig:
     "The data of an experiment"
@@ -61,7 +61,6 @@ class FitConfig(DataConfig):
     blank:float=later(0.) # Augmentation, too: longest stretch without a signal, as a share of the window
     drop:float=later(0.) # Probability that a window loses one of its sensors
     virtual:float=later(0.) # Probability that a window holds what the skeleton says the sensor would feel
-    consistency:float=later(0.) # Weight of deciding the same when the sensor is in trouble, see chapter 05
 
     def smoke(self): return replace(self, epochs=1, seeds=1, fold=0, jobs=1)
     def training(self, seed:int)->TrainConfig:
@@ -70,9 +69,9 @@ class FitConfig(DataConfig):
     @property
     def augment(self)->Augment: return Augment(**{k:getattr(self,k) for k in ('warp','crop','rotate','yaw','scale','jitter','mixup','blank','drop','virtual')})
 
-# %% ../nbs/02f_experiment.ipynb #c445fe5b
+# %% ../nbs/02f_experiment.ipynb #6d804639
 RANGES = dict(epochs=(1,None), teacher_epochs=(1,None), batch_size=(2,None), lr=(1e-12,None), weight_decay=(0,None), label_smoothing=(0,.999), ema=(0,.99999), warp=(0,.99), crop=(0,.49), rotate=(0,180.), yaw=(0,180.), scale=(0,None), jitter=(0,None),
-    mixup=(0,None), seeds=(1,None), final_seeds=(1,None), teachers=(1,None), jobs=(0,None), folds=(2,None), kernels=(84,None), trees=(1,None), alpha=(0,1), temperature=(1e-6,None), weight=(0,None), blank=(0,.99), drop=(0,1), virtual=(0,1), consistency=(0,None), pretrain=(0,None))
+    mixup=(0,None), seeds=(1,None), final_seeds=(1,None), teachers=(1,None), jobs=(0,None), folds=(2,None), kernels=(84,None), trees=(1,None), alpha=(0,1), temperature=(1e-6,None), weight=(0,None), blank=(0,.99), drop=(0,1), virtual=(0,1), consistency=(0,None), pretrain=(0,None), int8=(0,None))
 
 def check_fit(cfg:DataConfig):
     "Raise on numbers out of range"
@@ -81,18 +80,18 @@ def check_fit(cfg:DataConfig):
         v = getattr(cfg, name, lo)
         if v<lo or hi is not None and v>hi or v!=v: raise ValueError(f"{name} must be {f'in [{lo},{hi}]' if hi is not None else f'at least {lo}' if lo>=1 or lo==0 else '> 0'}, got {v}")
 
-# %% ../nbs/02f_experiment.ipynb #b1afe26b
+# %% ../nbs/02f_experiment.ipynb #141d5ff9
 def experiment_inputs(cfg:DataConfig, card:DatasetCard)->tuple[tuple[str,...],tuple[str,...]]: # What the student feels, what the teacher sees
     "The inputs of both, from the configuration or the card"
     names = lambda given,default: tuple(i.strip() for i in given.split(',') if i.strip()) or tuple(default)
     return names(cfg.student_inputs, card.student),names(cfg.teacher_inputs, card.teacher)
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _windows(dataset, root, inputs, teacher_inputs, window_s, stride_s, nan, virtual, data_path):
-    data = with_virtual(load_dataset(dataset, root)) if virtual else load_dataset(dataset, root)
+    data = load_dataset(dataset, root); data = with_virtual(data, nan=nan) if virtual else data
     felt,seen = experiment_inputs(DataConfig(student_inputs=inputs, teacher_inputs=teacher_inputs), data.card)
     size = dict(window_s=window_s, whole=False) if window_s else {}
-    return cut_windows(data, tuple(dict.fromkeys((*felt,*seen,*(['virtual'] if virtual else [])))), stride_s=stride_s or None, nan=nan, **size)
+    return cut_windows(data, tuple(dict.fromkeys((*felt,*seen,*(['skeleton','virtual'] if virtual else [])))), stride_s=stride_s or None, nan=nan, **size)
 
 def experiment_windows(cfg:DataConfig)->Windows:
     "The windows of an experiment (kept, as long as the data parameters stay the same)"

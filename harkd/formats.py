@@ -168,7 +168,7 @@ Limits: it knows these classes, this place on the body and people like those abo
 Configuration {b['config_hash']}, data {b['data_hash']}, SHA-256 {b['sha256']}.
 """
 
-# %% ../nbs/09f_formats.ipynb #8a439801
+# %% ../nbs/09f_formats.ipynb #ff940306
 @dataclass(frozen=True)
 class FormatsConfig:
     "Which run, and in which formats"
@@ -184,9 +184,11 @@ def format_rows(cfg:FormatsConfig)->tuple[list[dict],dict[str,str]]: # Result ro
     "Every format of some runs: bytes, parity, accuracy, latency"
     rows,refused,data = [],{},lambda s: tuple(v.strip() for v in s.split(',') if v.strip())
     for name in data(cfg.run):
-        for seed in range(cfg.seeds):
-            run = Run(name); c,feed,ids,model,about,x,y,calibration = _open(run.path, cfg.arm, None, seed); i, = model.inputs; shape = (about['length'][i], len(about['channels'][i])); n = len(ids); one = x[:1]
-            made,no = make_files(model, shape, calibration, x, y, data(cfg.formats), data(cfg.precisions), cfg.threads); refused |= {f'{c.student} seed {seed}, {k}':v for k,v in no.items()}
+        run = Run(name)
+        for seed,fold in sorted((int(p.name.split('_seed')[1]), int(p.name.split('_')[0][4:])) for p in run.path.glob('fold*_seed*')):
+            if seed>=cfg.seeds: continue
+            c,feed,ids,model,about,x,y,calibration = _open(run.path, cfg.arm, fold, seed); i, = model.inputs; shape = (about['length'][i], len(about['channels'][i])); n = len(ids); one = x[:1]
+            made,no = make_files(model, shape, calibration, x, y, data(cfg.formats), data(cfg.precisions), cfg.threads); refused |= {f'{c.student} seed {seed}'+(f', fold {feed.split.fold}' if feed.split.fold else '')+f', {k}':v for k,v in no.items()}
             with torch.no_grad():
                 speed = compare_latency({'torch':lambda: model(one), **{f'{m.format} {m.precision}':(lambda m=m: m.runner(one.numpy())) for m in made}}, threads=cfg.threads); want = torch.cat([model(b) for b in x[:n].split(512)]).numpy()
             base = dict(experiment=cfg.results or 'formats', dataset=about['dataset'], protocol=about['protocol']+('_2s' if about['window_s']==2. and not about['whole'] else ''), part='test' if c.final else 'val', model=c.student, arm=cfg.arm, method='' if cfg.arm=='control' else c.loss, modality=i, seed=seed, fold=feed.split.fold,

@@ -104,7 +104,7 @@ class STConvT(HarModel):
         out,tokens,fused = self.fuses(streams[0][0]+streams[1][0])
         return Features(self.head(out[:,0]), out[:,0], tuple(k[:,1:] for k in tokens), (*streams[0][2],*streams[1][2],*fused), bounds)
 
-# %% ../nbs/04_teacher.ipynb #60d132ab
+# %% ../nbs/04_teacher.ipynb #2b5df1fe
 def as_sequences(*x:Tensor # (b,t,c) or (b,t,j,3); the first one sets the number of samples
                 )->Tensor: # (b,c,t) of all
     "Several inputs as one stack of sequences"
@@ -113,7 +113,7 @@ def as_sequences(*x:Tensor # (b,t,c) or (b,t,j,3); the first one sets the number
 
 def as_array(batch:Batch, inputs:tuple[str,...])->np.ndarray: # (b,c,t), the layout of aeon
     "The inputs of some windows as one array of sequences"
-    return as_sequences(*(batch.x[i] for i in inputs)).double().numpy()
+    return as_sequences(*(batch.x[i] for i in inputs)).cpu().double().numpy()
 
 def make_rocket(kernels:int=10_000, seed:int=0): # aeon's transformer from (n,c,t) to (n,features)
     "MiniRocket, ready to fit"
@@ -126,46 +126,51 @@ def make_rocket(kernels:int=10_000, seed:int=0): # aeon's transformer from (n,c,
 
 class RocketTeacher(HarModel):
     "Fixed random convolutions of everything it may see, and a ridge regression; after `solve`"
+    DRAWN = ('channels_of','channel_indices','dilations','features_of','biases') # aeon's parameters
     def __init__(self, inputs:tuple=('imu','skeleton'), sizes:tuple=(6,20), # Channels, or joints
                  joints:tuple=(False,True), # Which inputs are skeletons
                  window:int=100, # Samples of the first input
                  classes:int=27, kernels:int=5_000, seed:int=0):
         super().__init__(locals())
         self.sizes,self.joints,self.window = tuple(sizes),tuple(joints),window
-        self.draw(seed); n = len(self.rocket.parameters[-1])
-        for k,v in (('biases',torch.zeros(n)),('mean',torch.zeros(n)),('std',torch.ones(n))): self.register_buffer(k, v)
+        self.draw(seed); n = len(self.biases)
+        for k,v in (('mean',torch.zeros(n)),('std',torch.ones(n))): self.register_buffer(k, v)
         self.head = nn.Linear(n, classes).requires_grad_(False)
 
-    def draw(self, seed:int):
-        "The random part, but for the biases, which are quantiles of training windows"
+    def draw(self, seed:int, x:np.ndarray|None=None # (n,c,t) training windows, whose quantiles are the biases; None: noise, until weights are loaded
+            ):
+        "The convolutions"
         self.config['seed'] = seed; c = sum(3*n if j else n for n,j in zip(self.sizes, self.joints))
-        self.rocket = make_rocket(self.config['kernels'], seed).fit(np.random.default_rng(0).normal(size=(2, c, self.window)))
+        self.rocket = make_rocket(self.config['kernels'], seed).fit(np.random.default_rng(0).normal(size=(2, c, self.window)) if x is None else x)
+        for k,v in zip(self.DRAWN, self.rocket.parameters): self.register_buffer(k, torch.from_numpy(np.array(v)))   # saved with the weights: another version of the library may draw others
 
     def ask(self, *x:Tensor)->Tensor: # (b,n) shares of samples above the bias, in [0,1]
         "What the convolutions say"
         if len(x)!=len(self.inputs): raise ValueError(f"this teacher reads {', '.join(self.inputs)}, got {len(x)} inputs")
         for v,n,j,i in zip(x, self.sizes, self.joints, self.inputs): check_window(v, n, 4 if j else 3, i)
         if x[0].shape[1]!=self.window: raise ValueError(f"this teacher was built for windows of {self.window} samples, got {x[0].shape[1]}")
-        self.rocket.parameters = (*self.rocket.parameters[:-1], self.biases.cpu().numpy())
+        self.rocket.parameters = tuple(getattr(self, k).cpu().numpy() for k in self.DRAWN)
         return torch.from_numpy(np.asarray(self.rocket.transform(as_sequences(*x).detach().cpu().double().numpy()))).float().to(x[0].device)
 
     def features(self, *x:Tensor # As in `inputs`
                 )->Features: # embedding: the standardised answers
+        if torch.is_grad_enabled() and any(v.requires_grad for v in x): raise TypeError("MiniRocket has no gradient: explain a network, or a teacher without it")
         e = (self.ask(*x)-self.mean)/self.std
         return Features(self.head(e), e, ())
 
     def solve(self, feed, # A `Feed`
               seed:int=0, copies:int=2, # Augmented views of every training window
-              strengths:tuple=(1e2,1e3,1e4,1e5), factors:tuple=(2.,4.,8.,12.,16.,24.))->list[dict]: # The chosen strength and factor, and the cross-entropy that chose them
+              strengths:tuple=(1e1,1e2,1e3,1e4,1e5), factors:tuple=(2.,4.,8.,16.,24.,32.,48.))->list[dict]: # The chosen strength and factor, and the cross-entropy that chose them
         "Fit the ridge regression"
         from sklearn.linear_model import Ridge
         from sklearn.model_selection import GroupKFold
         ids = feed.split.train; w = feed.split.windows; views = [next(feed.plain(ids, len(ids))), *(feed.augment.windows(w, ids, feed.norm, torch.Generator().manual_seed(1000*seed+i), 1.) for i in range(copies))]
-        self.draw(seed); x = [as_array(b, self.inputs) for b in views]; self.biases.copy_(torch.from_numpy(self.rocket.fit(x[0]).parameters[-1]))
+        x = [as_array(b, self.inputs) for b in views]; self.draw(seed, x[0])
         e = np.concatenate([self.rocket.transform(v) for v in x]).astype(float); m,s = e.mean(0),e.std(0); s[s<1e-6] = 1.; e = (e-m)/s
         y = np.tile(w.y[ids], len(x)); who = np.tile(w.table.subject.iloc[ids].fillna('').astype(str), len(x)); one = np.eye(self.config['classes'])[y]
-        fit = lambda a,i: Ridge(alpha=a, solver='cholesky').fit(e[i], one[i]); plain = np.arange(len(e))<len(ids); n = min(5, len(set(who))); best = (np.inf, strengths[0], factors[-1])
-        for a in strengths if n>1 else ():
+        fit = lambda a,i: Ridge(alpha=a, solver='cholesky').fit(e[i], one[i]); plain = np.arange(len(e))<len(ids); n = min(5, len(set(who))); best = (np.inf, 0., 0.)
+        if n<2: raise ValueError("MiniRocket chooses its ridge by leaving training subjects out: it needs at least two, with names")
+        for a in strengths:
             left = np.zeros((len(ids), one.shape[1]))
             for tr,te in GroupKFold(n).split(e, groups=who): te = te[plain[te]]; left[te] = fit(a, tr).predict(e[te])
             best = min(best, *((float(F.cross_entropy(torch.tensor(f*left), torch.tensor(y[plain]))), a, f) for f in factors))
@@ -173,7 +178,7 @@ class RocketTeacher(HarModel):
         for p,v in ((self.mean,m),(self.std,s),(self.head.weight,f*r.coef_),(self.head.bias,f*r.intercept_)): p.copy_(torch.from_numpy(np.asarray(v)))
         return [dict(strength=a, factor=f, loss=loss)]
 
-# %% ../nbs/04_teacher.ipynb #bc8044e6
+# %% ../nbs/04_teacher.ipynb #643cc983
 class Ensemble(HarModel):
     "Models that answer together: the mean of their logits"
     def __init__(self, members:list, # ('teacher:FusionTeacher', arguments) of each
@@ -189,9 +194,9 @@ class Ensemble(HarModel):
         for mine,m in zip(e.models, models): mine.load_state_dict(m.state_dict())
         return e.eval()
 
-    def features(self, *x:Tensor)->Features:
+    def features(self, *x:Tensor)->Features: # Maps and attention of the first that has any
         by = dict(zip(self.inputs, x)); fs = [m.features(*(by[i] for i in m.inputs)) for m in self.models]; self.dims = [f.embedding.shape[1] for f in fs]
-        return fs[0]._replace(logits=torch.stack([f.logits for f in fs]).mean(0), embedding=torch.cat([f.embedding for f in fs], 1))
+        return next((f for f in fs if f.maps), fs[0])._replace(logits=torch.stack([f.logits for f in fs]).mean(0), embedding=torch.cat([f.embedding for f in fs], 1))
     def classify(self, embedding:Tensor)->Tensor: # The joined embeddings, as `features` returned them last
         return torch.stack([m.classify(e) for m,e in zip(self.models, embedding.split(self.dims, 1))]).mean(0)
 
