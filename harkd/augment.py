@@ -82,7 +82,7 @@ def mount(real:Tensor, virtual:Tensor # (b,t,c), c a multiple of 3: three axes o
     U,_,V = torch.linalg.svd(torch.einsum('btsi,btsj->bij', a/size(a), b/size(b))); d = torch.ones(len(a), 3, dtype=U.dtype, device=U.device); d[:,2] = torch.linalg.det(U@V)
     return ((U*d[:,None])@V).to(real)
 
-# %% ../nbs/01a_augment.ipynb #86f5b471
+# %% ../nbs/01a_augment.ipynb #2c1ed24c
 @dataclass(frozen=True)
 class Augment:
     "What a training window may go through; all off by default"
@@ -98,11 +98,9 @@ class Augment:
     mixup_until:float=.85 # Share of the training after which windows are not mixed any more
     virtual:float=0. # Probability that an inertial window is replaced by the stream 'virtual'
 
-    def windows(self, windows:Windows, ids, norm:Normalizer, generator=None, progress:float=0. # Share of the training that is over
-               )->Batch: # Normalised
+    def windows(self, windows:Windows, ids, norm:Normalizer, generator=None, progress:float=0.)->Batch: # Normalised; `progress` is the share of the training that is over
         "Cut, change and normalise some windows"
-        at = time_warp(len(ids), self.warp, self.crop, generator) if self.warp or self.crop else None
-        batch = windows.batch(ids, at)
+        batch = windows.batch(ids, time_warp(len(ids), self.warp, self.crop, generator) if self.warp or self.crop else None)
         return self._mix(self._after(norm(self._before(batch, generator)), generator), len(windows.classes), generator, progress)
 
     def _before(self, batch, g): # in SI units

@@ -7,7 +7,7 @@ __all__ = ['TROUBLE', 'ARMS', 'DistillConfig', 'split_names', 'Pupil', 'Lesson',
            'teacher_kind', 'untrained_teacher', 'train_teacher', 'run_fold', 'run_name', 'check_experiment',
            'check_methods', 'run_distill', 'paired', 'summary', 'plot_summary', 'open_run']
 
-# %% ../nbs/05_distill.ipynb #a42f48c3
+# %% ../nbs/05_distill.ipynb #71a03eb3
 from dataclasses import dataclass,fields,replace
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -26,7 +26,7 @@ from .rounding import Roundings,rounded_lesson
 from .runs import Run,hash_config,later,load_model,load_tensors,read_json,save_tensors,set_seed,write_json,write_ledger,write_results
 from .split import Feed,Leak,step_seed
 from .student import Features,HarModel,make_student
-from .teacher import Ensemble,RocketTeacher,make_teacher
+from .teacher import Ensemble,RocketTeacher,fit_rocket,make_teacher
 from .train import cross_entropy,predict,run_model,train
 
 # %% ../nbs/05_distill.ipynb #f1f74963
@@ -56,7 +56,7 @@ def split_names(names:str|list[str])->list[str]:
     "'kd, rkd' to ['kd','rkd']"
     return [n.strip() for n in names.split(',') if n.strip()] if isinstance(names, str) else list(names)
 
-# %% ../nbs/05_distill.ipynb #00fdae56
+# %% ../nbs/05_distill.ipynb #94307efa
 class Pupil(nn.Module):
     "A student with what its methods train"
     def __init__(self, student:HarModel, terms:dict[str,nn.Module]):
@@ -72,6 +72,7 @@ def _in_trouble(student, batch): # logits; what trouble looks like must not ente
     finally:
         for m,v in zip(norms, had): m.momentum = v
 
+# %% ../nbs/05_distill.ipynb #3589ad07
 class Lesson:
     "The loss of a distillation: a function of (pupil, batch) that holds its frozen teachers"
     def __init__(self, teachers:list[HarModel], methods:list[str], alpha:float=.7, temperature:float=3., label_smoothing:float=.1, weight:float=1., weights:dict|None=None,
@@ -159,7 +160,7 @@ def find_teacher(run:str|Path, feed:Feed, fold:int, seed:int)->HarModel:
         if not np.allclose(m, feed.norm.mean[i]): raise ValueError(f"teacher '{folder}' normalises '{i}' by other statistics than this fold; it was trained on {', '.join(about['trained_on'])}")
     return model
 
-# %% ../nbs/05_distill.ipynb #9e9a8f4c
+# %% ../nbs/05_distill.ipynb #188ae542
 ARMS = ('teacher','control','distilled')
 
 def teacher_kind(cfg:DistillConfig, seen:tuple[str,...])->str: # 'fusion', or several: 'fusion,rocket'
@@ -175,12 +176,13 @@ def untrained_teacher(kind:str, windows:Windows, seen:tuple[str,...])->HarModel:
 def train_teacher(cfg:DistillConfig, here:Path, feed:Feed, kind:str, seen:tuple[str,...], seed:int, progress:str='', name:str='teacher')->HarModel:
     "The teacher of one fold and seed: one network, or the ensemble of several"
     w = feed.split.windows
-    def fit(s): return lambda m,c: m.solve(feed, s) if isinstance(m, RocketTeacher) else train(m, feed, cross_entropy(cfg.label_smoothing), replace(cfg.training(s), epochs=cfg.teacher_epochs), c, progress=progress)
+    def fit(s): return lambda m,c: fit_rocket(m, feed, s) if isinstance(m, RocketTeacher) else train(m, feed, cross_entropy(cfg.label_smoothing), replace(cfg.training(s), epochs=cfg.teacher_epochs), c, progress=progress)
     kinds = split_names(kind)*cfg.teachers; make = lambda k: lambda: make_teacher(k, w, seen)
     if len(kinds)==1: return trained(here/name, make(kinds[0]), fit(seed), feed, cfg, seed)
     many = [trained(here/f'{name}_{i}', make(k), fit(s), feed, cfg, s) for i,k in enumerate(kinds) for s in [step_seed(seed, i)%10**6]]
     return trained(here/name, lambda: Ensemble.of(many), lambda m,c: [], feed, cfg, seed)
 
+# %% ../nbs/05_distill.ipynb #d59eb820
 def run_fold(cfg:DistillConfig, folder:Path, # Of the run
              fold:int, seed:int, progress:bool=False)->list[dict]: # A result row for each of `ARMS`
     "Train teacher, control and distilled student, and evaluate them"

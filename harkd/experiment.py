@@ -23,7 +23,7 @@ from .runs import hash_config,later,load_model,save_model,set_seed
 from .split import Feed,Leak,Split,dev_loso_splits,kfold_splits,loso_splits,official_split
 from .train import TrainConfig
 
-# %% ../nbs/02f_experiment.ipynb #27fc87bb
+# %% ../nbs/02f_experiment.ipynb #4b85bbc9
 @dataclass(frozen=True)
 class DataConfig:
     "The data of an experiment"
@@ -39,6 +39,7 @@ class DataConfig:
     nan:str='raise' # 'raise' | 'interpolate' samples that are not numbers
     final:bool=False # Evaluate the official test subjects, and write it into the ledger
 
+# %% ../nbs/02f_experiment.ipynb #7791f370
 @dataclass(frozen=True)
 class FitConfig(DataConfig):
     "And how its networks are trained"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEACHERS', 'centre_skeleton', 'Branch', 'FusionTeacher', 'STConvT', 'as_sequences', 'as_array', 'make_rocket',
-           'RocketTeacher', 'Ensemble', 'make_teacher']
+           'RocketTeacher', 'fit_rocket', 'Ensemble', 'make_teacher']
 
 # %% ../nbs/04_teacher.ipynb #fe7639ca
 import numpy as np, torch, torch.nn.functional as F
@@ -104,7 +104,7 @@ class STConvT(HarModel):
         out,tokens,fused = self.fuses(streams[0][0]+streams[1][0])
         return Features(self.head(out[:,0]), out[:,0], tuple(k[:,1:] for k in tokens), (*streams[0][2],*streams[1][2],*fused), bounds)
 
-# %% ../nbs/04_teacher.ipynb #2b5df1fe
+# %% ../nbs/04_teacher.ipynb #0ff9f170
 def as_sequences(*x:Tensor # (b,t,c) or (b,t,j,3); the first one sets the number of samples
                 )->Tensor: # (b,c,t) of all
     "Several inputs as one stack of sequences"
@@ -124,8 +124,9 @@ def make_rocket(kernels:int=10_000, seed:int=0): # aeon's transformer from (n,c,
     had = torch.get_num_threads(); numba.set_num_threads(numba.get_num_threads()); torch.set_num_threads(had)   # numba's start sets the threads of OpenMP, which are torch's, too
     return MiniRocket(n_kernels=kernels, random_state=seed)
 
+# %% ../nbs/04_teacher.ipynb #2c730554
 class RocketTeacher(HarModel):
-    "Fixed random convolutions of everything it may see, and a ridge regression; after `solve`"
+    "Fixed random convolutions of everything it may see, and a ridge regression; after `fit_rocket`"
     DRAWN = ('channels_of','channel_indices','dilations','features_of','biases') # aeon's parameters
     def __init__(self, inputs:tuple=('imu','skeleton'), sizes:tuple=(6,20), # Channels, or joints
                  joints:tuple=(False,True), # Which inputs are skeletons
@@ -158,25 +159,26 @@ class RocketTeacher(HarModel):
         e = (self.ask(*x)-self.mean)/self.std
         return Features(self.head(e), e, ())
 
-    def solve(self, feed, # A `Feed`
-              seed:int=0, copies:int=2, # Augmented views of every training window
-              strengths:tuple=(1e1,1e2,1e3,1e4,1e5), factors:tuple=(2.,4.,8.,16.,24.,32.,48.))->list[dict]: # The chosen strength and factor, and the cross-entropy that chose them
-        "Fit the ridge regression"
-        from sklearn.linear_model import Ridge
-        from sklearn.model_selection import GroupKFold
-        ids = feed.split.train; w = feed.split.windows; views = [next(feed.plain(ids, len(ids))), *(feed.augment.windows(w, ids, feed.norm, torch.Generator().manual_seed(1000*seed+i), 1.) for i in range(copies))]
-        x = [as_array(b, self.inputs) for b in views]; self.draw(seed, x[0])
-        e = np.concatenate([self.rocket.transform(v) for v in x]).astype(float); m,s = e.mean(0),e.std(0); s[s<1e-6] = 1.; e = (e-m)/s
-        y = np.tile(w.y[ids], len(x)); who = np.tile(w.table.subject.iloc[ids].fillna('').astype(str), len(x)); one = np.eye(self.config['classes'])[y]
-        fit = lambda a,i: Ridge(alpha=a, solver='cholesky').fit(e[i], one[i]); plain = np.arange(len(e))<len(ids); n = min(5, len(set(who))); best = (np.inf, 0., 0.)
-        if n<2: raise ValueError("MiniRocket chooses its ridge by leaving training subjects out: it needs at least two, with names")
-        for a in strengths:
-            left = np.zeros((len(ids), one.shape[1]))
-            for tr,te in GroupKFold(n).split(e, groups=who): te = te[plain[te]]; left[te] = fit(a, tr).predict(e[te])
-            best = min(best, *((float(F.cross_entropy(torch.tensor(f*left), torch.tensor(y[plain]))), a, f) for f in factors))
-        loss,a,f = best; r = fit(a, np.arange(len(e)))
-        for p,v in ((self.mean,m),(self.std,s),(self.head.weight,f*r.coef_),(self.head.bias,f*r.intercept_)): p.copy_(torch.from_numpy(np.asarray(v)))
-        return [dict(strength=a, factor=f, loss=loss)]
+# %% ../nbs/04_teacher.ipynb #59d9e9ac
+def fit_rocket(model:RocketTeacher, feed, # A `Feed`
+               seed:int=0, copies:int=2, # Augmented views of every training window
+               strengths:tuple=(1e1,1e2,1e3,1e4,1e5), factors:tuple=(2.,4.,8.,16.,24.,32.,48.))->list[dict]: # The chosen strength and factor, and the cross-entropy that chose them
+    "Fit the ridge regression"
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GroupKFold
+    ids = feed.split.train; w = feed.split.windows; views = [next(feed.plain(ids, len(ids))), *(feed.augment.windows(w, ids, feed.norm, torch.Generator().manual_seed(1000*seed+i), 1.) for i in range(copies))]
+    x = [as_array(b, model.inputs) for b in views]; model.draw(seed, x[0])
+    e = np.concatenate([model.rocket.transform(v) for v in x]).astype(float); m,s = e.mean(0),e.std(0); s[s<1e-6] = 1.; e = (e-m)/s
+    y = np.tile(w.y[ids], len(x)); who = np.tile(w.table.subject.iloc[ids].fillna('').astype(str), len(x)); one = np.eye(model.config['classes'])[y]
+    fit = lambda a,i: Ridge(alpha=a, solver='cholesky').fit(e[i], one[i]); plain = np.arange(len(e))<len(ids); n = min(5, len(set(who))); best = (np.inf, 0., 0.)
+    if n<2: raise ValueError("MiniRocket chooses its ridge by leaving training subjects out: it needs at least two, with names")
+    for a in strengths:
+        left = np.zeros((len(ids), one.shape[1]))
+        for tr,te in GroupKFold(n).split(e, groups=who): te = te[plain[te]]; left[te] = fit(a, tr).predict(e[te])
+        best = min(best, *((float(F.cross_entropy(torch.tensor(f*left), torch.tensor(y[plain]))), a, f) for f in factors))
+    loss,a,f = best; r = fit(a, np.arange(len(e)))
+    for p,v in ((model.mean,m),(model.std,s),(model.head.weight,f*r.coef_),(model.head.bias,f*r.intercept_)): p.copy_(torch.from_numpy(np.asarray(v)))
+    return [dict(strength=a, factor=f, loss=loss)]
 
 # %% ../nbs/04_teacher.ipynb #643cc983
 class Ensemble(HarModel):
