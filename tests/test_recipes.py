@@ -1,5 +1,6 @@
 "A published table was made by the recipe that says so"
 import pandas as pd, pytest
+from harkd.ablate import AblateConfig
 from harkd.baselines import BaselineConfig
 from harkd.cli import parse_params,read_params,recipes,runnable
 from harkd.distill import DistillConfig
@@ -7,7 +8,7 @@ from harkd.evaluate import LadderConfig
 from harkd.paper import GOALS
 from harkd.runs import hash_config,results_dir
 
-CONFIGS = {'distill':DistillConfig, 'evaluate':LadderConfig, 'baselines':BaselineConfig}
+CONFIGS = {'ablate':AblateConfig, 'distill':DistillConfig, 'evaluate':LadderConfig, 'baselines':BaselineConfig}
 TRAINED = {n:r for n,r in recipes().items() if r['chapter'] in CONFIGS}
 
 @pytest.mark.parametrize('name', sorted(recipes()))
