@@ -35,7 +35,7 @@ def collect_answers(run:str|Path # A finished run of chapters 05, 07 or 07a
     if not out: raise ValueError(f"run '{run.path.name}' keeps no answers; it is not a run of chapters 05, 07 or 07a")
     return pd.concat(out, ignore_index=True)[ANSWERS]
 
-# %% ../nbs/07f_judge.ipynb #5b9a32ad
+# %% ../nbs/07f_judge.ipynb #7a28cdf7
 def write_answers(name:str, d:pd.DataFrame # Columns of `ANSWERS`
                  )->Path: # nbs/results/<name>_answers.csv
     "Keep answers, a column a model and seed"
@@ -49,7 +49,7 @@ def read_answers(name:str)->pd.DataFrame: # Columns of `ANSWERS`, without fold
     "Answers that were kept"
     path = results_dir()/f'{name}_answers.csv'
     if not path.exists(): raise FileNotFoundError(f"no answers '{name}' in '{results_dir()}', only: {', '.join(sorted(p.stem.removesuffix('_answers') for p in results_dir().glob('*_answers.csv')))}")
-    wide = pd.read_csv(path, dtype={'subject':str}); key = ['dataset','window','subject','y','data_hash']
+    wide = pd.read_csv(path, dtype={'subject':str, 'data_hash':str}); key = ['dataset','window','subject','y','data_hash']
     if 'data_hash' not in wide or wide.data_hash.isna().any(): raise ValueError(f"'{path.name}' does not say which data it was measured on and is refused")
     if bad:=[c for c in wide if c not in key and (c.count('|')!=3 or not c.split('|')[3])]: raise ValueError(f"'{path.name}' has a column '{bad[0]}' without its configuration and is refused")
     d = wide.melt(key, var_name='who', value_name='pred').dropna(subset='pred'); d[['arm','model','seed','config_hash']] = d.pop('who').str.split('|', expand=True)

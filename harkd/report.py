@@ -14,13 +14,13 @@ from .experiment import summarise
 from .metrics import mean_interval,show_interval
 from .runs import RESULT_COLUMNS,result_rows,results_dir
 
-# %% ../nbs/07b_report.ipynb #19b4aa0e
+# %% ../nbs/07b_report.ipynb #58d5f7a9
 def read_results(name:str # A table in nbs/results, without .csv
                 )->pd.DataFrame: # Checked rows
     "The rows of an experiment"
     path = results_dir()/f'{name}.csv'
     if not path.exists(): raise FileNotFoundError(f"no results '{name}' in '{results_dir()}', only: {', '.join(sorted(p.stem for p in results_dir().glob('*.csv')))}")
-    d = pd.read_csv(path)
+    d = pd.read_csv(path, dtype={'config_hash':str, 'data_hash':str})   # a hash may be all digits
     return result_rows(d.to_dict('records'))
 
 # %% ../nbs/07b_report.ipynb #fc6061dc

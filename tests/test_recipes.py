@@ -1,12 +1,13 @@
 "A published table was made by the recipe that says so"
-import pandas as pd, pytest
+import pytest
 from harkd.ablate import AblateConfig
 from harkd.baselines import BaselineConfig
 from harkd.cli import parse_params,read_params,recipes,runnable
 from harkd.distill import DistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.paper import GOALS
-from harkd.runs import hash_config,results_dir
+from harkd.report import read_results
+from harkd.runs import hash_config
 
 CONFIGS = {'ablate':AblateConfig, 'distill':DistillConfig, 'evaluate':LadderConfig, 'baselines':BaselineConfig}
 TRAINED = {n:r for n,r in recipes().items() if r['chapter'] in CONFIGS}
@@ -19,7 +20,7 @@ def test_parameters_are_known_and_typed(name):
 @pytest.mark.parametrize('name', sorted(TRAINED))
 def test_the_table_has_the_hash_of_its_recipe(name, monkeypatch):
     monkeypatch.delenv('HARKD_RESULTS')   # tests write elsewhere
-    r = TRAINED[name]; table = pd.read_csv(results_dir()/f"{r['params']['results']}.csv")
+    r = TRAINED[name]; table = read_results(r['params']['results'])
     assert set(table.config_hash)=={hash_config(CONFIGS[r['chapter']](**r['params']))}
     assert table.groupby('arm').seed.nunique().max()==r['params']['seeds']
 
