@@ -103,8 +103,12 @@ def drive(page, name):
     moved('Math.round(10*(g._fullLayout.xaxis.range[1]-g._fullLayout.xaxis.range[0]))/10-.7*g._fullLayout.xaxis3.range[1]<.05', False); was,chances = read(start),read(bars); slider('window at').focus(); [page.keyboard.press('ArrowRight') for _ in range(8)]; moved(start, was); moved(bars, chances)   # … slides along it
     page.screenshot(path=shots/f'{name}_1_slid.png', full_page=True)
     title = plot.locator('.gtitle').text_content(); assert 'hidden' not in title; box = plot.locator('.nsewdrag').first.bounding_box(); y = box['y']+box['height']/2
-    page.mouse.move(box['x']+.25*box['width'], y); page.mouse.down(); page.mouse.move(box['x']+.5*box['width'], y, steps=6); page.mouse.move(box['x']+.7*box['width'], y, steps=6); page.mouse.up()
-    page.wait_for_function("(g => g.querySelector('.gtitle').textContent.includes('stretch hidden') && g._fullData[9].x?.length==6)(document.querySelector('.js-plotly-plot'))", timeout=30000)
+    from playwright.sync_api import TimeoutError
+    for again in (True, True, False):   # a drag that begins while the figure is drawn anew is lost
+        page.mouse.move(box['x']+.25*box['width'], y); page.mouse.down(); page.mouse.move(box['x']+.5*box['width'], y, steps=6); page.mouse.move(box['x']+.7*box['width'], y, steps=6); page.mouse.up()
+        try: page.wait_for_function("(g => g.querySelector('.gtitle').textContent.includes('stretch hidden') && g._fullData[9].x?.length==6)(document.querySelector('.js-plotly-plot'))", timeout=20000); break
+        except TimeoutError:
+            if not again: raise
     before,after = read(bars),read('Array.from(g._fullData[9].x)'); assert len(after)==len(before)==6 and max(abs(a-b) for a,b in zip(before, after))>.01 and abs(sum(after)-100)<.01   # the probabilities changed
     page.screenshot(path=shots/f'{name}_2_hidden.png', full_page=True)
     joints = "Array.from(document.querySelector('.js-plotly-plot')._fullData[11].x)"; was = page.evaluate(joints); assert len(was)==20; slider('cursor').focus(); [page.keyboard.press('ArrowRight') for _ in range(12)]
