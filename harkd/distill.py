@@ -82,7 +82,7 @@ class Lesson:
         if temperature<=0: raise ValueError(f"temperature must be > 0, got {temperature}")
         if weight<0: raise ValueError(f"weight must be >= 0, got {weight}")
         if methods and not teachers: raise ValueError(f"{', '.join(methods)} cannot be learned without a teacher")
-        self.methods = [find_method(m) for m in methods]; self.teachers = [t.eval().requires_grad_(False) for t in teachers]
+        self.methods = [find_method(m) for m in methods]; self.teachers = [t.eval().requires_grad_(False) for t in teachers]; self.at = None
         if unknown:=set(weights or {})-set(methods): raise ValueError(f"weights are given for {sorted(unknown)}, which are not among the methods {methods}")
         self.alpha = alpha*weight/(alpha*weight+1-alpha) if 'kd' in methods and alpha*weight+1-alpha>0 else 0.
         self.temperature,self.smoothing = temperature,label_smoothing
@@ -93,8 +93,9 @@ class Lesson:
     def teach(self, batch:Batch)->list[Features]: # One for each teacher
         "What the teachers see in the windows of a batch"
         out = []
+        if self.at!=batch.y.device: self.at = batch.y.device; self.teachers = [t.to(self.at) for t in self.teachers]
         for t in self.teachers:
-            t.to(batch.y.device).eval(); x = [batch.x[i] for i in t.inputs]
+            x = [batch.x[i] for i in t.inputs]
             out.append(t.features(*x) if self.weights else Features(t(*x), None, ()))
         return out
 
