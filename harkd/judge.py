@@ -7,6 +7,7 @@ __all__ = ['ANSWERS', 'GROUPS', 'ARM_COLORS', 'collect_answers', 'write_answers'
            'difference', 'class_table', 'subject_table', 'confusions', 'plot_answers', 'JudgeConfig', 'judge']
 
 # %% ../nbs/07f_judge.ipynb #d9fd4f46
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -37,18 +38,18 @@ def collect_answers(run:str|Path # A finished run of chapters 05, 07 or 07a
 
 # %% ../nbs/07f_judge.ipynb #7a28cdf7
 def write_answers(name:str, d:pd.DataFrame # Columns of `ANSWERS`
-                 )->Path: # nbs/results/<name>_answers.csv
+                 )->Path: # nbs/results/<name>_answers.csv.gz
     "Keep answers, a column a model and seed"
     key = ['dataset','window','subject','y','data_hash']; many = d.groupby(['model','arm','seed','config_hash'], sort=False); wide = None
     for (m,a,s,c),g in many:
         if g.window.duplicated().any(): raise ValueError(f"{a} {m}, seed {s}, answered a window twice; answers of different protocols need different tables")
         col = g[key].assign(**{f'{a}|{m}|{s}|{c}':g.pred.astype('Int64')}); wide = col if wide is None else wide.merge(col, on=key, how='outer')
-    return write_bytes(results_dir()/f'{name}_answers.csv', wide.to_csv(index=False).encode())
+    return write_bytes(results_dir()/f'{name}_answers.csv.gz', gzip.compress(wide.to_csv(index=False).encode(), mtime=0))   # the same bytes each time
 
 def read_answers(name:str)->pd.DataFrame: # Columns of `ANSWERS`, without fold
     "Answers that were kept"
-    path = results_dir()/f'{name}_answers.csv'
-    if not path.exists(): raise FileNotFoundError(f"no answers '{name}' in '{results_dir()}', only: {', '.join(sorted(p.stem.removesuffix('_answers') for p in results_dir().glob('*_answers.csv')))}")
+    path = results_dir()/f'{name}_answers.csv.gz'
+    if not path.exists(): raise FileNotFoundError(f"no answers '{name}' in '{results_dir()}', only: {', '.join(sorted(p.name.removesuffix('_answers.csv.gz') for p in results_dir().glob('*_answers.csv.gz')))}")
     wide = pd.read_csv(path, dtype={'subject':str, 'data_hash':str}); key = ['dataset','window','subject','y','data_hash']
     if 'data_hash' not in wide or wide.data_hash.isna().any(): raise ValueError(f"'{path.name}' does not say which data it was measured on and is refused")
     if bad:=[c for c in wide if c not in key and (c.count('|')!=3 or not c.split('|')[3])]: raise ValueError(f"'{path.name}' has a column '{bad[0]}' without its configuration and is refused")
@@ -130,7 +131,7 @@ def plot_answers(t:pd.DataFrame, # Of `class_table` or `subject_table`
 class JudgeConfig:
     "Which runs to judge together"
     runs:str='' # Finished runs on the same data and split, comma-separated
-    results:str='' # Write nbs/results/<results>_answers.csv, or judge that table where no runs are named
+    results:str='' # Write nbs/results/<results>_answers.csv.gz, or judge that table where no runs are named
     against:str='control' # Arm that the others are compared with
 
 def judge(cfg:JudgeConfig)->dict: # answers, classes, scores, differences
