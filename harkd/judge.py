@@ -11,6 +11,7 @@ import gzip
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
+from scipy.stats import ttest_ind
 
 from .data import COLORS,DATASETS
 from .metrics import mcnemar_test,mean_interval,paired_bootstrap,per_class,scores,show_interval,sign_flip_test
@@ -82,6 +83,10 @@ def show_scores(t:pd.DataFrame)->pd.DataFrame: # Of `score_table`; percent with 
     return pd.DataFrame({c.replace('_',' '):[show_interval(r[c], r[f'{c}_low'], r[f'{c}_high'], c!='kappa') if c!='kappa' else f'{r[c]:.3f}' for _,r in t.iterrows()] for c in cols}, index=t.index).assign(**{'worst subject':[f'{r.worst_subject*100:.1f} ({r.worst})' for _,r in t.iterrows()], 'seeds':t.seeds})
 
 # %% ../nbs/07f_judge.ipynb #73e3e81e
+def _over_seeds(a, b, paired): # accuracies of each seed; low and high of their difference
+    if paired or min(len(a), len(b))==1: return mean_interval(a.to_numpy()-b.to_numpy())[1:]
+    return tuple(map(float, ttest_ind(a, b, equal_var=False).confidence_interval()))
+
 def difference(d:pd.DataFrame, # Answers
                a:tuple[str,str], b:tuple[str,str] # (arm, model) of two models
               )->dict: # diff; low and high over seeds, people and trials; p_trials, p_subjects, p_mcnemar, better, worse
@@ -92,7 +97,8 @@ def difference(d:pd.DataFrame, # Answers
     mean = lambda k: pick(k).groupby(['subject','window']).ok.mean(); both = pd.concat([mean(a).rename('a'), mean(b).rename('b')], axis=1)
     if both.isna().any().any(): raise ValueError(f"{a[0]} {a[1]} and {b[0]} {b[1]} did not answer the same windows")
     by = (both.a-both.b).groupby('subject').mean(); boot = paired_bootstrap(both.a.to_numpy(), both.b.to_numpy()); _,*people = mean_interval(by); table = lambda k: pick(k).pivot(index='window', columns='seed', values='ok').sort_index()
-    ta,tb = table(a),table(b); both_had = [s for s in ta if s in tb]; match = {s:tb[s] for s in both_had} if len(both_had)>1 else {s:tb[tb.columns[0]] for s in ta}; ranked = sorted(match, key=lambda s: (ta[s]-match[s]).mean()); mid = ranked[(len(ranked)-1)//2]; _,*seeds = mean_interval([(ta[s]-match[s]).mean() for s in match])
+    ta,tb = table(a),table(b); both_had = [s for s in ta if s in tb]; match = {s:tb[s] for s in both_had} if len(both_had)>1 else {s:tb[tb.columns[0]] for s in ta}; ranked = sorted(match, key=lambda s: (ta[s]-match[s]).mean()); mid = ranked[(len(ranked)-1)//2]
+    seeds = _over_seeds(ta.mean(), tb.mean(), list(ta)==list(tb) and set(pick(a).config_hash)==set(pick(b).config_hash))
     return dict(diff=boot['diff'], **{f'{k}_{e}':v for k,ends in (('seeds',seeds),('people',people),('trials',(boot['low'],boot['high']))) for e,v in zip(('low','high'), ends)}, p_trials=boot['p'], p_subjects=sign_flip_test(by.to_numpy()), p_mcnemar=mcnemar_test(ta[mid], match[mid]), better=int((by>0).sum()), worse=int((by<0).sum()))
 
 # %% ../nbs/07f_judge.ipynb #cf010c14
