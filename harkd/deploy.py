@@ -89,7 +89,7 @@ def check_onnx(data:bytes, model:HarModel, windows:dict[str,Tensor], tolerance:f
     except Exception as e: raise ExportMismatch(f"ONNX cannot be read back: {_reason(e)}. No file was written") from e   # protobuf, checker and runtime each have their own errors
     return check_logits(run, model, windows, tolerance)
 
-# %% ../nbs/09_deploy.ipynb #15f607af
+# %% ../nbs/09_deploy.ipynb #b3b860cf
 def describe(about:dict, # `harkd.json` of a model's folder: inputs, channels, length, normaliser, classes, …
              data:bytes, file:str, format:str='onnx', precision:str='fp32', **more)->dict: # What bundle.json says
     "All that stands between a sensor and a decision"
@@ -105,15 +105,17 @@ UNITS = {'acc':'m/s²', 'gyro':'rad/s', 'mag':'T', 'duration':'s'}
 def export_onnx(model:HarModel, about:dict, # See `describe`
                 folder:str|Path, # Written only if everything agrees
                 real:Tensor|None=None, # (n,t,c) normalised windows to try it on
-                tolerance:float=1e-4)->dict: # What bundle.json says
+                tolerance:float=1e-4,
+                **more # Also into bundle.json
+               )->dict: # What bundle.json says
     "Write an fp32 bundle, or raise and write nothing"
     i, = model.inputs; shape = (about['length'][i], len(about['channels'][i]))
     data = onnx_bytes(model, shape); gaps = check_onnx(data, model, trial_windows(model, shape, real), tolerance)
-    bundle = describe(about, data, 'model.onnx', largest_difference=gaps)
+    bundle = describe(about, data, 'model.onnx', largest_difference=gaps, **more)
     write_bytes(Path(folder)/'model.onnx', data); write_json(Path(folder)/'bundle.json', bundle)
     return bundle
 
-# %% ../nbs/09_deploy.ipynb #4ae21cf9
+# %% ../nbs/09_deploy.ipynb #8180d2b5
 @dataclass(frozen=True)
 class DeployConfig:
     "What to export"
@@ -126,7 +128,7 @@ def deploy_run(cfg:DeployConfig)->dict: # Bundle, cost and latencies; the bundle
     if cfg.arm not in ('distilled','control'): raise ValueError(f"arm must be 'distilled' or 'control', got '{cfg.arm}'")
     run = Run(cfg.run); c,feed,ids,models = open_run(cfg.run); model = models[cfg.arm]; i, = model.inputs
     real = torch.cat([b.x[i] for b in feed.plain(ids)]); about = about_model(feed, model, c, 0)
-    bundle = export_onnx(model, about, run/'export', real); data = (run/'export'/'model.onnx').read_bytes(); s = onnx_session(data, cfg.threads); x = real[:1]; feed_dict = {'imu':x.numpy()}
+    bundle = export_onnx(model, about, run/'export', real, run=run.path.name, arm=cfg.arm, fold=None, seed=0); data = (run/'export'/'model.onnx').read_bytes(); s = onnx_session(data, cfg.threads); x = real[:1]; feed_dict = {'imu':x.numpy()}
     with torch.no_grad(): speed = compare_latency({'torch':lambda: model(x), 'onnxruntime':lambda: s.run(None, feed_dict)}, threads=cfg.threads)
     out = dict(arm=cfg.arm, folder=str(run/'export'), largest_difference=bundle['largest_difference'], onnx_bytes=len(data), threads=cfg.threads, latency=speed, windows_checked=len(real), **cost(model, x, seconds=.1))
     write_json(run/'export'/'deploy.json', out)

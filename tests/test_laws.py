@@ -81,14 +81,14 @@ def test_law_3_overlapping_windows_cost_nothing():
     assert len(many)>5*len(few) and many.flat['imu'].values.shape==few.flat['imu'].values.shape
     total = sum(len(r.streams['imu'].values) for r in d.recordings); assert len(many.flat['imu'].values)<=total
 
-def test_law_8_no_pickle_is_ever_loaded(tmp_path, windows):
-    save_model(make_student('conv_8k', windows, ('imu',)), tmp_path/'m')
+def test_law_8_no_pickle_is_ever_loaded(tmp_path, windows, monkeypatch):
+    monkeypatch.chdir(tmp_path); save_model(make_student('conv_8k', windows, ('imu',)), tmp_path/'m')
     class Bomb:
         def __reduce__(self): return exec, ("open('pwned','w')",)
     for f in ('model.safetensors','harkd.json'):
         good = (tmp_path/'m'/f).read_bytes(); (tmp_path/'m'/f).write_bytes(pickle.dumps(Bomb()))
         with pytest.raises(DamagedFile, match=f): load_model(tmp_path/'m')
-        (tmp_path/'m'/f).write_bytes(good)
+        assert not (tmp_path/'pwned').exists(); (tmp_path/'m'/f).write_bytes(good)
     torch.save(make_student('conv_8k', windows, ('imu',)).state_dict(), tmp_path/'m'/'model.safetensors')
     with pytest.raises(DamagedFile, match='model.safetensors'): load_model(tmp_path/'m')
 

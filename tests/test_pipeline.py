@@ -7,14 +7,16 @@ from harkd.data import BadRecording,load_dataset
 from harkd.deploy import DeployConfig,deploy_run
 from harkd.distill import DistillConfig,open_run,run_distill
 from harkd.explain import ExplainConfig,explain_run
+from harkd.formats import check_bundle
 from harkd.train import predict
 from tests.conftest import data
 
 def test_spar_from_recordings_to_a_decision(tmp_path):
     run = run_distill(DistillConfig(student='conv_8k', epochs=2, teacher_epochs=2, fold=0, seeds=1, jobs=1), tmp_path/'run')
-    assert {r['arm'] for r in run.metrics['rows']}=={'teacher','control','distilled'} and all(r['accuracy']>1/7 for r in run.metrics['rows'])
+    assert {r['arm'] for r in run.metrics['rows']}=={'teacher','control','distilled'}
+    feed = open_run(run.path)[1]; y = feed.split.windows.y[feed.split.val]; assert all(r['accuracy']>1.2*np.bincount(y).max()/len(y) for r in run.metrics['rows'])   # more than saying the most frequent class
     assert all(w['gap']<.05 for w in explain_run(ExplainConfig(str(run.path), 2, steps=64))['windows'])
-    done = deploy_run(DeployConfig(str(run.path))); assert done['windows_checked']>300
+    done = deploy_run(DeployConfig(str(run.path))); assert done['windows_checked']>300 and check_bundle(run.path/'export', run.path)['same']==1
     _,feed,ids,models = open_run(run.path); raw = feed.split.windows.batch(ids[:20]).x['imu:acc'].numpy(); np.save(tmp_path/'raw.npy', raw)
     code = f"""
 import json,numpy as np,onnxruntime as ort,sys
