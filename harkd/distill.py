@@ -7,7 +7,7 @@ __all__ = ['TROUBLE', 'ARMS', 'DistillConfig', 'split_names', 'Pupil', 'Lesson',
            'teacher_kind', 'untrained_teacher', 'train_teacher', 'run_fold', 'run_name', 'check_experiment',
            'check_methods', 'run_distill', 'paired', 'summary', 'plot_summary', 'open_run']
 
-# %% ../nbs/05_distill.ipynb #71a03eb3
+# %% ../nbs/05_distill.ipynb #8e8c2b7c
 from dataclasses import dataclass,fields,replace
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -23,7 +23,7 @@ from .methods import Pair,find_method,student_for
 from .metrics import mean_interval,scores,show_interval,sign_flip_test
 from .preprocess import Batch,Windows
 from .rounding import Roundings,rounded_lesson
-from .runs import Run,hash_config,later,load_model,load_tensors,read_json,save_tensors,set_seed,write_json,write_ledger,write_results
+from .runs import Run,hash_config,later,load_model,load_tensors,processor,read_json,save_tensors,set_seed,write_json,write_ledger,write_results
 from .split import Feed,Leak,step_seed
 from .student import Features,HarModel,make_student
 from .teacher import Ensemble,RocketTeacher,fit_rocket,make_teacher
@@ -183,7 +183,7 @@ def train_teacher(cfg:DistillConfig, here:Path, feed:Feed, kind:str, seen:tuple[
     many = [trained(here/f'{name}_{i}', make(k), fit(s), feed, cfg, s) for i,k in enumerate(kinds) for s in [step_seed(seed, i)%10**6]]
     return trained(here/name, lambda: Ensemble.of(many), lambda m,c: [], feed, cfg, seed)
 
-# %% ../nbs/05_distill.ipynb #d59eb820
+# %% ../nbs/05_distill.ipynb #0d2d0721
 def run_fold(cfg:DistillConfig, folder:Path, # Of the run
              fold:int, seed:int, progress:bool=False)->list[dict]: # A result row for each of `ARMS`
     "Train teacher, control and distilled student, and evaluate them"
@@ -199,12 +199,12 @@ def run_fold(cfg:DistillConfig, folder:Path, # Of the run
     part = 'test' if cfg.final else 'val'; ids = getattr(split, part); logits = {a:predict(m, feed, ids) for a,m in models.items()}
     save_tensors(here/'predictions.safetensors', {**logits, 'y':torch.tensor(w.y[ids]), 'ids':torch.tensor(ids)}, {'subject':w.table.subject.iloc[ids].astype(str).tolist()})
     rows = [dict(experiment=cfg.results or 'distill', dataset=w.card.name, protocol=split.protocol+('_2s' if w.card.window_s==2. and not w.card.whole else ''), part=part, model=kind if a=='teacher' else cfg.student, arm=a,
-        method='' if a!='distilled' else cfg.loss, teacher='' if a!='distilled' else kind, modality='+'.join(m.inputs), seed=seed, fold=split.fold, **scores(w.y[ids], logits[a].argmax(1).numpy()), config_hash=hash_config(cfg), data_hash=w.hash) for a,m in models.items()]
+        method='' if a!='distilled' else cfg.loss, teacher='' if a!='distilled' else kind, modality='+'.join(m.inputs), seed=seed, fold=split.fold, **scores(w.y[ids], logits[a].argmax(1).numpy()), config_hash=hash_config(cfg), data_hash=w.hash, device=f'{processor()}, 1 thread') for a,m in models.items()]   # a run may go on elsewhere
     if cfg.final: write_ledger(rows)
     write_json(done, rows)
     return rows
 
-# %% ../nbs/05_distill.ipynb #aab7adc6
+# %% ../nbs/05_distill.ipynb #f5bc8c5b
 def run_name(cfg:DistillConfig)->str:
     "The folder of a configuration"
     return cfg.run or f"distill-{cfg.dataset if not cfg.data_root else Path(cfg.data_root).name}-{cfg.student}-{cfg.loss.replace(',','+') or 'alone'}-{hash_config(cfg)[:6]}"
@@ -240,7 +240,7 @@ def run_distill(cfg:DistillConfig, path:str|Path='' # Run folder; empty: below r
         f = run.path/f'fold{folds[0]}_seed0'/arm
         model = load_model(f)[0] if f.exists() else find_teacher(cfg.teacher, Feed.fit(experiment_splits(replace(cfg, fold=-1), windows)[folds[0]]), folds[0], 0)
         costs[arm] = cost(model, *(batch.x[i] for i in model.inputs))
-    rows = [{**r, **costs[r['arm']], 'format':'safetensors'} for r in rows]
+    rows = [{**costs[r['arm']], **r, 'format':'safetensors'} for r in rows]
     pd.DataFrame(rows).to_csv(run/'results.csv', index=False)
     if cfg.results: write_results(cfg.results, rows)
     run.finish({'summary':summarise(rows), 'paired':paired(rows, run), 'data_hash':windows.hash, 'preprocessing':windows.report, 'rows':rows})

@@ -163,8 +163,8 @@ def _ray_tasks(f, tasks, jobs, what):
         if started: ray.shutdown()
     return out
 
-# %% ../nbs/02f_experiment.ipynb #d296c3cb
-def per_seed(rows:list[dict], arm:str, what:str='accuracy')->np.ndarray: # (seeds,) each pooled over folds, by windows
+# %% ../nbs/02f_experiment.ipynb #3e175ce5
+def per_seed(rows:list[dict], arm:str, what:str='accuracy')->np.ndarray: # (seeds,) each the mean over folds, weighted by their windows
     "One figure a seed"
     d = pd.DataFrame(rows); d = d[d.arm==arm]
     return d.groupby('seed').apply(lambda g: np.average(g[what], weights=g.n), include_groups=False).to_numpy()
