@@ -115,14 +115,14 @@ def people_chart(name:str)->Chart: # Of answers
     "Accuracy by subject"
     t = subject_table(read_answers(name)); return Chart('bars', 'Who is understood', 'subject', 'accuracy (%)', pd.DataFrame([dict(series=f'{a}: {m}', x=s, y=v*100) for (a,m) in t for s,v in t[a,m].items() if m!='majority']))
 
-# %% ../nbs/07i_paper.ipynb #3122cfcc
+# %% ../nbs/07i_paper.ipynb #07935495
 def _seeds(name, arm='distilled', **only): # accuracy of each seed, pooled over folds
     d = read_results(name)
     for k,v in only.items(): d = d[d[k]==v]
     if not len(d): raise FileNotFoundError(f"no rows {only} in {name}")
     return per_seed(d.to_dict('records'), arm)
 
-def _people(name, subjects=None, arm='control'): # accuracy of each seed over some subjects; of each subject over seeds
+def _people(name, subjects=None, arm='distilled'): # accuracy of each seed over some subjects; of each subject over seeds
     d = read_answers(name).query(f"arm=='{arm}'"); d = d[d.subject.isin(subjects)] if subjects else d; ok = d.assign(ok=d.y==d.pred)
     return ok.groupby('seed').ok.mean().to_numpy(),ok.groupby('subject').ok.mean()
 
@@ -134,12 +134,13 @@ def _gain(name): return _seeds(name)-_seeds(name, 'control')
 GOALS = ( # what, goal, recipe, function of no argument to figures of each seed
     ('official split, ≤ 100 kB of int8 weights (%)', 96.3, 'utd_100k_ensemble, then utd_25k_ensemble, then utd_10k_ensemble, then utd_sizes_formats', lambda: _int8('utd_sizes_formats', 'conv_80k')*100),
     ('official split, ≤ 25 kB of int8 weights (%)', 94.5, 'utd_100k_ensemble, then utd_25k_ensemble, then utd_10k_ensemble, then utd_sizes_formats', lambda: _int8('utd_sizes_formats', 'conv_20k')*100),
-    ('official split, ≤ 10 kB of int8 weights, as first frozen (%)', 90., 'utd_100k_ensemble, then utd_25k_ensemble, then utd_10k_ensemble, then utd_sizes_formats', lambda: _int8('utd_sizes_formats', 'conv_8k')*100),
+    ('official split, ≤ 10 kB of int8 weights, frozen with three teachers (%)', 90., 'utd_100k_ensemble, then utd_25k_ensemble, then utd_10k_ensemble, then utd_sizes_formats', lambda: _int8('utd_sizes_formats', 'conv_8k')*100),
     ('≤ 10 kB, frozen again: last passes with the roundings of int8 (%)', 90., 'utd_100k_ensemble, then utd_10k_int8, then utd_10k_int8_formats', lambda: _int8('utd_10k_int8_formats', 'conv_8k')*100),
-    ('≤ 10 kB, frozen a third time: trained twice as long, too (%)', 90., 'utd_100k_ensemble, then utd_10k_long, then utd_10k_long_formats', lambda: _int8('utd_10k_long_formats', 'conv_8k')*100),
-    ('leave one subject out, same network, fp32, no teacher (%)', 96., 'utd_baselines_loso, then utd_100k_loso, then utd_judge_loso', lambda: _people('utd_100k_loso')[0]*100),
-    ('of these, the even subjects, whom no choice saw (%)', 96., 'utd_baselines_loso, then utd_100k_loso, then utd_judge_loso', lambda: _people('utd_100k_loso', ['s2','s4','s6','s8'])[0]*100),
-    ('of these, the worst subject (%)', 92., 'utd_baselines_loso, then utd_100k_loso, then utd_judge_loso', lambda: _people('utd_100k_loso')[1].min()*100),
+    ('≤ 10 kB, frozen once more: trained twice as long, too (%)', 90., 'utd_100k_ensemble, then utd_10k_long, then utd_10k_long_formats', lambda: _int8('utd_10k_long_formats', 'conv_8k')*100),
+    ('leave one subject out, same network, fp32, one teacher (%)', 96., 'utd_baselines_loso, then utd_100k_loso_taught, then utd_judge_loso_taught', lambda: _people('utd_100k_loso_taught')[0]*100),
+    ('of these, the even subjects, whom no choice saw (%)', 96., 'utd_baselines_loso, then utd_100k_loso_taught, then utd_judge_loso_taught', lambda: _people('utd_100k_loso_taught', ['s2','s4','s6','s8'])[0]*100),
+    ('of these, the worst subject (%)', 92., 'utd_baselines_loso, then utd_100k_loso_taught, then utd_judge_loso_taught', lambda: _people('utd_100k_loso_taught')[1].min()*100),
+    ('leave one subject out, no teacher, a run of its own (%)', 96., 'utd_baselines_loso, then utd_100k_loso, then utd_judge_loso', lambda: _people('utd_100k_loso', arm='control')[0]*100),
     ('two-second windows, official split (%)', 90., 'utd_100k_2s', lambda: _seeds('utd_100k_2s')*100),
     ('gain by the teachers, UTD-MHAD (points)', 1.5, 'utd_100k_ensemble', lambda: _gain('utd_100k_ensemble')*100),
     ('gain by the teachers, SPAR (points)', 1.5, 'spar_100k_ensemble', lambda: _gain('spar_100k_ensemble')*100),
@@ -161,16 +162,16 @@ def goals_table(goals=GOALS)->pd.DataFrame: # One row a goal: goal, measured wit
         rows.append(row)
     return pd.DataFrame(rows).set_index('figure')
 
-# %% ../nbs/07i_paper.ipynb #6269c98e
+# %% ../nbs/07i_paper.ipynb #5286fb57
 def paper_parts()->dict[str,dict]: # Name to {'table': function, 'chart': function}
     "What a paper about harkd shows"
     sizes = ['utd_100k_ensemble','utd_25k_ensemble','utd_10k_long']; first = ['utd_100k','utd_25k','utd_10k']; arms = lambda *n: pd.concat([arms_table(read_results(k)) for k in n]).drop_duplicates()
     differ = lambda n: pd.DataFrame({k:difference(read_answers(n), ('distilled',k), ('control',k)) for k in read_answers(n).query("arm=='distilled'").model.unique()}).T.map(lambda v: f'{v:.4g}').rename_axis('distilled against control')
     parts = {'goals':dict(table=goals_table), 'sizes':dict(table=lambda: arms(*sizes), chart=lambda: arms_chart(sizes, 'With and without three teachers')), 'one_teacher':dict(table=lambda: arms(*first), chart=lambda: arms_chart(first, 'With and without one teacher')), 'scores':dict(table=lambda: show_scores(score_table(d:=read_answers('utd_100k_ensemble'), DATASETS['utd_mhad'].classes, GROUPS['utd_mhad'])).reset_index(), chart=lambda: confusion_chart('utd_100k_ensemble'))}
-    for n in ('utd_100k_2s','utd_10k_ensemble','utd_10k_int8','spar_100k_ensemble','spsw_100k_ensemble','spar_100k','spsw_100k'): parts[n] = dict(table=lambda n=n: arms(n), chart=lambda n=n: arms_chart([n], n))
-    parts |= {'people':dict(table=lambda: (t:=subject_table(read_answers('utd_100k_loso')).map(lambda v: f'{v*100:.1f}')).set_axis([f'{a}: {m}' for a,m in t.columns], axis=1), chart=lambda: people_chart('utd_100k_loso')), **{f'{n}_difference':dict(table=lambda n=n: differ(n)) for n in ('utd_100k_ensemble','utd_100k','spar_100k_ensemble','spsw_100k_ensemble','spar_100k')}}
+    for n in ('utd_100k_2s','utd_100k_loso_taught','utd_10k_ensemble','utd_10k_int8','spar_100k_ensemble','spsw_100k_ensemble','spar_100k','spsw_100k'): parts[n] = dict(table=lambda n=n: arms(n), chart=lambda n=n: arms_chart([n], n))
+    parts |= {'people':dict(table=lambda: (t:=subject_table(read_answers('utd_100k_loso_taught')).map(lambda v: f'{v*100:.1f}')).set_axis([f'{a}: {m}' for a,m in t.columns], axis=1), chart=lambda: people_chart('utd_100k_loso_taught')), **{f'{n}_difference':dict(table=lambda n=n: differ(n)) for n in ('utd_100k_ensemble','utd_100k','utd_100k_loso_taught','spar_100k_ensemble','spsw_100k_ensemble','spar_100k')}}
     parts |= {n:dict(table=lambda n=n: baseline_table(read_results(n))) for n in ('utd_baselines','utd_baselines_loso','utd_baselines_2s','utd_baselines_fusion','spar_baselines','spsw_baselines')}
-    parts |= {'corruptions':dict(table=lambda: corruption_table(read_results('utd_corruptions').to_dict('records'))), **{n:dict(table=lambda n=n: ladder_table(read_results(n)), chart=lambda n=n: ladder_chart(n)) for n in ('utd_ladder','utd_ladder_2s')}, 'pareto':dict(chart=lambda: pareto_chart('utd_formats')), 'training':dict(chart=lambda: curves_chart('utd_100k'))}
+    parts |= {'corruptions':dict(table=lambda: corruption_table(read_results('utd_corruptions').to_dict('records'))), **{n:dict(table=lambda n=n: ladder_table(read_results(n)), chart=lambda n=n: ladder_chart(n)) for n in ('utd_ladder','utd_ladder_25k','utd_ladder_10k','utd_ladder_transformer','utd_ladder_2s')}, 'pareto':dict(chart=lambda: pareto_chart('utd_formats')), 'training':dict(chart=lambda: curves_chart('utd_100k'))}
     return parts | {n:dict(table=lambda n=n: ablation_table(read_results(n))) for n in sorted(p.stem for p in results_dir().glob('*ablation*.csv'))}
 
 def write_paper(folder:str|Path, parts:dict|None=None # Default: `paper_parts`
