@@ -16,7 +16,7 @@ from .distill import DistillConfig,check_experiment,distill,teacher_kind,train_t
 from .experiment import check_fit,experiment_inputs,experiment_splits,experiment_windows,run_tasks
 from .metrics import corrected_t_test,scores
 from .cost import count_macs,count_params
-from .runs import Run,check_params,hash_config,read_json,set_seed,write_json,write_results
+from .runs import Run,check_params,hash_config,processor,read_json,set_seed,write_json,write_results
 from .split import Feed
 from .student import make_student
 from .train import predict
@@ -60,7 +60,7 @@ def run_change(cfg:AblateConfig, folder:Path, change:str, fold:int, seed:int)->d
     else: distill(model, _teach(cfg, folder, fold, seed), feed, None, c, seed)
     ids = split.val; x = w.batch([0]).x[felt[0]]
     row = dict(experiment=cfg.results or 'ablate', dataset=w.card.name, protocol=split.protocol, part='val', model=c.student, arm='control' if c.alone else 'distilled', method=change or 'recipe', modality=felt[0], seed=seed, fold=split.fold, **scores(w.y[ids], predict(model, feed, ids).argmax(1).numpy()),
-        params=count_params(model), macs=count_macs(model, x), config_hash=hash_config(cfg), data_hash=w.hash)
+        params=count_params(model), macs=count_macs(model, x), config_hash=hash_config(cfg), data_hash=w.hash, device=f'{processor()}, 1 thread')
     write_json(done, row)
     return row
 

@@ -13,7 +13,7 @@ import numpy as np, pandas as pd, torch
 from .evaluate import RUNGS,rung_splits
 from .experiment import DataConfig,check_fit,experiment_inputs,experiment_splits,experiment_windows,run_tasks
 from .metrics import mean_interval,scores,show_interval
-from .runs import Run,hash_config,read_json,save_tensors,write_json,write_ledger,write_results
+from .runs import Run,hash_config,processor,read_json,save_tensors,write_json,write_ledger,write_results
 from .split import LEAKY,Feed,LeakySplit
 from .teacher import as_array,make_rocket
 
@@ -70,7 +70,7 @@ def run_baseline(cfg:BaselineConfig, folder:Path, name:str, rung:str, fold:int, 
     inputs = experiment_inputs(cfg, w.card)[0 if cfg.sees=='student' else 1]; x = lambda i: as_array(next(feed.plain(i, len(i))), inputs)
     pred = make_classifier(name, cfg.kernels, cfg.trees, seed).fit(x(split.train), w.y[split.train]).predict(x(ids))
     save_tensors(here/'predictions.safetensors', {'y':torch.tensor(w.y[ids]), 'pred':torch.tensor(pred), 'ids':torch.tensor(ids)}, {'subject':w.table.subject.iloc[ids].astype(str).tolist()})
-    row = dict(experiment=cfg.results or 'baselines', dataset=w.card.name, protocol=split.protocol+('_2s' if w.card.window_s==2. and not w.card.whole else ''), part=part, model=name, arm='baseline', modality='+'.join(inputs), seed=seed, fold=split.fold, **scores(w.y[ids], pred), config_hash=hash_config(cfg), data_hash=w.hash)
+    row = dict(experiment=cfg.results or 'baselines', dataset=w.card.name, protocol=split.protocol+('_2s' if w.card.window_s==2. and not w.card.whole else ''), part=part, model=name, arm='baseline', modality='+'.join(inputs), seed=seed, fold=split.fold, **scores(w.y[ids], pred), config_hash=hash_config(cfg), data_hash=w.hash, device=f'{processor()}, 1 thread')
     if cfg.final: write_ledger([row])
     write_json(here/'row.json', row)
     return row

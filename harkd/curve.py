@@ -14,7 +14,7 @@ from .baselines import as_array,make_classifier
 from .data import COLORS
 from .experiment import FitConfig,check_fit,experiment_inputs,experiment_splits,experiment_windows,run_tasks
 from .metrics import mean_interval,scores,show_interval
-from .runs import Run,hash_config,read_json,set_seed,write_json,write_results
+from .runs import Run,hash_config,processor,read_json,set_seed,write_json,write_results
 from .split import Feed,Split,by_subject
 from .student import make_student
 from .train import cross_entropy,predict,train
@@ -55,7 +55,7 @@ def run_point(cfg:CurveConfig, folder:Path, model:str, # 'student' | 'minirocket
     if model=='minirocket':
         x = lambda i: as_array(next(feed.plain(i, len(i))), felt); pred = make_classifier('minirocket', seed=seed).fit(x(split.train), w.y[split.train]).predict(x(ids))
     else: set_seed(seed); net = make_student(cfg.student, w, felt); train(net, feed, cross_entropy(cfg.label_smoothing), cfg.training(seed)); pred = predict(net, feed, ids).argmax(1).numpy()
-    row = dict(experiment=cfg.results or 'curve', dataset=w.card.name, protocol=full.protocol, part='val', model=cfg.student if model=='student' else model, arm='control' if model=='student' else 'baseline', method=f'{n} people', modality='+'.join(felt), seed=seed, fold=full.fold, **scores(w.y[ids], pred), config_hash=hash_config(cfg), data_hash=w.hash)
+    row = dict(experiment=cfg.results or 'curve', dataset=w.card.name, protocol=full.protocol, part='val', model=cfg.student if model=='student' else model, arm='control' if model=='student' else 'baseline', method=f'{n} people', modality='+'.join(felt), seed=seed, fold=full.fold, **scores(w.y[ids], pred), config_hash=hash_config(cfg), data_hash=w.hash, device=f'{processor()}, 1 thread')
     write_json(done, row)
     return row
 

@@ -15,7 +15,7 @@ from .cost import count_macs,count_params
 from .data import COLORS
 from .experiment import FitConfig,check_fit,experiment_inputs,experiment_windows,run_tasks
 from .metrics import mean_interval,per_class,plot_confusion,scores,show_interval,wilson_interval
-from .runs import Run,hash_config,load_model,load_tensors,read_json,save_tensors,set_seed,write_json,write_ledger,write_results
+from .runs import Run,hash_config,load_model,load_tensors,processor,read_json,save_tensors,set_seed,write_json,write_ledger,write_results
 from .split import LEAKY,Feed,LeakySplit,Split,kfold_splits,leaky_split,loso_splits,official_split
 from .student import HarModel,make_student
 from .train import cross_entropy,predict,train
@@ -77,7 +77,7 @@ def run_rung(cfg:LadderConfig, folder:Path, rung:str, fold:int, seed:int)->dict:
     save_tensors(here/'predictions.safetensors', {'y':torch.tensor(d.y), 'pred':torch.tensor(d.pred), 'ids':torch.tensor(split.test)}, {'subject':d.subject.astype(str).tolist()}); (here/'checkpoint.safetensors').unlink(missing_ok=True)
     x = w.batch([0]).x[model.inputs[0]]
     row = dict(experiment=cfg.results or 'ladder', dataset=w.card.name, protocol=rung+('_2s' if w.card.window_s==2. and not w.card.whole else ''), part='test', model=cfg.student, arm='control', modality='+'.join(model.inputs), seed=seed, fold=split.fold,
-        **{k:s[k] for k in ('n','accuracy','macro_f1','kappa')}, params=count_params(model), macs=count_macs(model, x), config_hash=hash_config(cfg), data_hash=w.hash)
+        **{k:s[k] for k in ('n','accuracy','macro_f1','kappa')}, params=count_params(model), macs=count_macs(model, x), config_hash=hash_config(cfg), data_hash=w.hash, device=f'{processor()}, 1 thread')
     if cfg.final: write_ledger([row])
     write_json(here/'row.json', row)
     return row

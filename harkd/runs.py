@@ -80,12 +80,10 @@ def hash_config(config # A dataclass or a dict
     return hashlib.sha256(json.dumps(plain_config(config), sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 def processor()->str:
-    "The processor's name, as the system tells it"
-    info = Path('/proc/cpuinfo')
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith('model name'): return line.split(':',1)[1].strip()
-    return platform.processor() or platform.machine()
+    "The processor's name; on Linux with family/model/stepping, since many share a name"
+    info = Path('/proc/cpuinfo'); told = dict(reversed([[v.strip() for v in line.split(':',1)] for line in info.read_text().splitlines() if ':' in line])) if info.exists() else {}   # the first core's
+    if 'model name' not in told: return platform.processor() or platform.machine()
+    return ' '.join([told['model name'], '/'.join(told[k] for k in ('cpu family','model','stepping') if k in told)]).strip()
 
 def environment()->dict: # Versions, processor, threads
     "What a figure depends on besides its configuration"
@@ -251,6 +249,6 @@ def write_ledger(rows:list[dict] # Columns of `LEDGER_COLUMNS`
     "Write down a look at official test subjects"
     path = results_dir()/'ledger.csv'; path.parent.mkdir(parents=True, exist_ok=True); new = pd.read_csv(io.StringIO(pd.DataFrame(rows).reindex(columns=LEDGER_COLUMNS).assign(date=str(date.today())).to_csv(index=False, float_format='%.6g')), dtype=str)
     with FileLock(f'{path}.lock'):   # several processes may look at once
-        had = read_ledger(); new = pd.concat([had, new]).drop_duplicates([c for c in LEDGER_COLUMNS if c!='date'])[len(had):]   # the same look, told again, is one look
+        had = read_ledger(); new = pd.concat([had, new]).drop_duplicates(LEDGER_COLUMNS)[len(had):]   # told again on the same day, it is one look
         if path.exists() and path.stat().st_size>PAGE: os.replace(path, path.with_name(f"ledger_{len(list(path.parent.glob('ledger_*.csv')))+1:03}.csv"))
         return write_bytes(path, (path.read_text() if path.exists() else '').encode()+new.to_csv(index=False, header=not path.exists()).encode())
