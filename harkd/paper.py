@@ -131,6 +131,7 @@ def _int8(name, model): # accuracy of each seed as int8; NaN where the export re
 
 def _gain(name): return _seeds(name)-_seeds(name, 'control')
 
+# %% ../nbs/07i_paper.ipynb #7865fa8a
 GOALS = ( # what, goal, recipe, function of no argument to figures of each seed
     ('official split, ≤ 100 kB of int8 weights (%)', 96.3, 'utd_100k_ensemble, then utd_25k_ensemble, then utd_10k_ensemble, then utd_sizes_formats', lambda: _int8('utd_sizes_formats', 'conv_80k')*100),
     ('official split, ≤ 25 kB of int8 weights (%)', 94.5, 'utd_100k_ensemble, then utd_25k_ensemble, then utd_10k_ensemble, then utd_sizes_formats', lambda: _int8('utd_sizes_formats', 'conv_20k')*100),
@@ -141,6 +142,7 @@ GOALS = ( # what, goal, recipe, function of no argument to figures of each seed
     ('of these, the even subjects, whom no choice saw (%)', 96., 'utd_baselines_loso, then utd_100k_loso_taught, then utd_judge_loso_taught', lambda: _people('utd_100k_loso_taught', ['s2','s4','s6','s8'])[0]*100),
     ('of these, the worst subject (%)', 92., 'utd_baselines_loso, then utd_100k_loso_taught, then utd_judge_loso_taught', lambda: _people('utd_100k_loso_taught')[1].min()*100),
     ('leave one subject out, no teacher, a run of its own (%)', 96., 'utd_baselines_loso, then utd_100k_loso, then utd_judge_loso', lambda: _people('utd_100k_loso', arm='control')[0]*100),
+    ('of these, the worst subject (%)', 92., 'utd_baselines_loso, then utd_100k_loso, then utd_judge_loso', lambda: _people('utd_100k_loso', arm='control')[1].min()*100),
     ('two-second windows, official split (%)', 90., 'utd_100k_2s', lambda: _seeds('utd_100k_2s')*100),
     ('gain by the teachers, UTD-MHAD (points)', 1.5, 'utd_100k_ensemble', lambda: _gain('utd_100k_ensemble')*100),
     ('gain by the teachers, SPAR (points)', 1.5, 'spar_100k_ensemble', lambda: _gain('spar_100k_ensemble')*100),
@@ -171,7 +173,7 @@ def paper_parts()->dict[str,dict]: # Name to {'table': function, 'chart': functi
     for n in ('utd_100k_2s','utd_100k_loso_taught','utd_10k_ensemble','utd_10k_int8','spar_100k_ensemble','spsw_100k_ensemble','spar_100k','spsw_100k'): parts[n] = dict(table=lambda n=n: arms(n), chart=lambda n=n: arms_chart([n], n))
     parts |= {'people':dict(table=lambda: (t:=subject_table(read_answers('utd_100k_loso_taught')).map(lambda v: f'{v*100:.1f}')).set_axis([f'{a}: {m}' for a,m in t.columns], axis=1), chart=lambda: people_chart('utd_100k_loso_taught')), **{f'{n}_difference':dict(table=lambda n=n: differ(n)) for n in ('utd_100k_ensemble','utd_100k','utd_100k_loso_taught','spar_100k_ensemble','spsw_100k_ensemble','spar_100k')}}
     parts |= {n:dict(table=lambda n=n: baseline_table(read_results(n))) for n in ('utd_baselines','utd_baselines_loso','utd_baselines_2s','utd_baselines_fusion','spar_baselines','spsw_baselines')}
-    parts |= {'corruptions':dict(table=lambda: corruption_table(read_results('utd_corruptions').to_dict('records'))), **{n:dict(table=lambda n=n: ladder_table(read_results(n)), chart=lambda n=n: ladder_chart(n)) for n in ('utd_ladder','utd_ladder_25k','utd_ladder_10k','utd_ladder_transformer','utd_ladder_2s')}, 'pareto':dict(chart=lambda: pareto_chart('utd_formats')), 'training':dict(chart=lambda: curves_chart('utd_100k'))}
+    parts |= {'corruptions':dict(table=lambda: corruption_table(read_results('utd_corruptions').to_dict('records'))), **{n:dict(table=lambda n=n: ladder_table(read_results(n)), chart=lambda n=n: ladder_chart(n)) for n in ('utd_ladder_100k','utd_ladder_25k','utd_ladder_10k','utd_ladder_transformer','utd_ladder_2s')}, 'pareto':dict(chart=lambda: pareto_chart('utd_formats')), 'training':dict(chart=lambda: curves_chart('utd_100k'))}
     return parts | {n:dict(table=lambda n=n: ablation_table(read_results(n))) for n in sorted(p.stem for p in results_dir().glob('*ablation*.csv'))}
 
 def write_paper(folder:str|Path, parts:dict|None=None # Default: `paper_parts`
