@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given,settings,strategies as st
 from harkd.data import BadRecording,Span,Stream,load_dataset
-from harkd.distill import DistillConfig,Lesson,distill
+from harkd.distill import DistillConfig,Lesson,distill,open_run,run_distill
 from harkd.evaluate import LadderConfig,ladder_table,run_ladder
 from harkd.experiment import experiment_windows
 from harkd.preprocess import Normalizer,cut_windows
@@ -43,6 +43,13 @@ def test_law_1_statistics_come_from_training_subjects_only(windows):
     for r in set(windows.table.recording.iloc[np.r_[s.val,s.test]]): v[f.offset[r]:f.offset[r]+f.count[r]] = 1e9
     poisoned = replace(windows, flat={**windows.flat, 'imu':replace(f, values=v)})
     assert Feed.fit(replace(s, windows=poisoned)).norm==Feed.fit(s).norm
+
+def test_law_2_a_run_teaches_with_its_own_teacher(tmp_path):
+    "Taught again by the teacher that the run saved, the student is the same to the bit; by anybody else it is not"
+    run = run_distill(DistillConfig('spar', student='conv_8k', epochs=2, teacher_epochs=2, seeds=1, fold=0, jobs=1), tmp_path/'run'); cfg,feed,_,models = open_run(run.path)
+    def again(teacher): set_seed(0); m = make_student(cfg.student, feed.split.windows, models['distilled'].inputs); distill(m, models[teacher], feed, None, cfg, 0); return m.state_dict()
+    same = lambda a,b: all(torch.equal(a[k], b[k]) for k in a); mine = models['distilled'].state_dict()
+    assert same(again('teacher'), mine) and not same(again('control'), mine) and not same(models['control'].state_dict(), mine)
 
 def test_law_2_teacher_and_student_look_at_the_same_windows(windows):
     "Whatever is drawn, cut, warped or mixed, both inputs of a batch come from the same windows"
