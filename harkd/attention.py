@@ -7,57 +7,90 @@ __all__ = ['Attention', 'Block', 'Encoder', 'sinusoidal_positions']
 
 # %% ../nbs/02a_attention.ipynb #cfed08a7
 import math
+
 import torch
-from torch import nn,Tensor
+from torch import Tensor, nn
 
 # %% ../nbs/02a_attention.ipynb #15110afd
 class Attention(nn.Module):
     "Multi-head self-attention that returns its weights"
-    def __init__(self, dim:int, heads:int, drop:float=0.):
+
+    def __init__(self, dim: int, heads: int, drop: float = 0.0):
         super().__init__()
-        if dim%heads: raise ValueError(f"dim must be a multiple of heads, got {dim} and {heads}")
-        self.heads,self.qkv,self.proj = heads,nn.Linear(dim, 3*dim),nn.Linear(dim, dim)
+        if dim % heads:
+            raise ValueError(f'dim must be a multiple of heads, got {dim} and {heads}')
+        self.heads, self.qkv, self.proj = heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.drop = nn.Dropout(drop)
 
-    def forward(self, x:Tensor, # (b,p,d)
-                mask:Tensor|None=None # (b,p) True where a token is real; None: all
-               )->tuple[Tensor,Tensor]: # (b,p,d), and the weights (b,h,p,p) before dropout
-        b,p,d = x.shape
-        q,k,v = self.qkv(x).reshape(b, p, 3, self.heads, d//self.heads).permute(2,0,3,1,4)
-        scores = q@k.transpose(-2,-1)/math.sqrt(d//self.heads)
-        if mask is not None: scores = scores.masked_fill(~mask[:,None,None,:], torch.finfo(scores.dtype).min)
+    def forward(
+        self,
+        x: Tensor,  # (b,p,d)
+        mask: Tensor | None = None,  # (b,p) True where a token is real; None: all
+    ) -> tuple[Tensor, Tensor]:  # (b,p,d), and the weights (b,h,p,p) before dropout
+        b, p, d = x.shape
+        q, k, v = self.qkv(x).reshape(b, p, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-2, -1) / math.sqrt(d // self.heads)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
         weights = scores.softmax(-1)
-        return self.proj((self.drop(weights)@v).transpose(1,2).reshape(b, p, d)),weights
+        return self.proj((self.drop(weights) @ v).transpose(1, 2).reshape(b, p, d)), weights
 
 # %% ../nbs/02a_attention.ipynb #e5235e9e
 class Block(nn.Module):
     "Pre-norm transformer encoder layer"
-    def __init__(self, dim:int, heads:int, mlp_ratio:float=2., drop:float=0.):
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 2.0, drop: float = 0.0):
         super().__init__()
-        self.norm1,self.attn,self.norm2 = nn.LayerNorm(dim),Attention(dim, heads, drop),nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, int(dim*mlp_ratio)), nn.GELU('tanh'), nn.Dropout(drop), nn.Linear(int(dim*mlp_ratio), dim), nn.Dropout(drop))
+        self.norm1, self.attn, self.norm2 = (
+            nn.LayerNorm(dim),
+            Attention(dim, heads, drop),
+            nn.LayerNorm(dim),
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, int(dim * mlp_ratio)),
+            nn.GELU('tanh'),
+            nn.Dropout(drop),
+            nn.Linear(int(dim * mlp_ratio), dim),
+            nn.Dropout(drop),
+        )
         self.drop = nn.Dropout(drop)
-    def forward(self, x:Tensor, mask:Tensor|None=None)->tuple[Tensor,Tensor]: # (b,p,d) tokens, (b,h,p,p) weights
-        a,w = self.attn(self.norm1(x), mask)
-        x = x+self.drop(a)
-        return x+self.mlp(self.norm2(x)),w
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:  # (b,p,d) tokens, (b,h,p,p) weights
+        a, w = self.attn(self.norm1(x), mask)
+        x = x + self.drop(a)
+        return x + self.mlp(self.norm2(x)), w
+
 
 class Encoder(nn.Module):
     "Blocks in a row with a final norm; keeps the tokens and the weights of every layer"
-    def __init__(self, dim:int, depth:int, heads:int, mlp_ratio:float=2., drop:float=0.):
+
+    def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float = 2.0, drop: float = 0.0):
         super().__init__()
-        self.blocks,self.norm = nn.ModuleList(Block(dim, heads, mlp_ratio, drop) for _ in range(depth)),nn.LayerNorm(dim)
-    def forward(self, x:Tensor, mask:Tensor|None=None)->tuple[Tensor,list[Tensor],list[Tensor]]: # Normed tokens, tokens after each block, weights of each block
-        tokens,weights = [],[]
+        self.blocks, self.norm = (
+            nn.ModuleList(Block(dim, heads, mlp_ratio, drop) for _ in range(depth)),
+            nn.LayerNorm(dim),
+        )
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None
+    ) -> tuple[
+        Tensor, list[Tensor], list[Tensor]
+    ]:  # Normed tokens, tokens after each block, weights of each block
+        tokens, weights = [], []
         for block in self.blocks:
-            x,w = block(x, mask); tokens.append(x); weights.append(w)
-        return self.norm(x),tokens,weights
+            x, w = block(x, mask)
+            tokens.append(x)
+            weights.append(w)
+        return self.norm(x), tokens, weights
 
 # %% ../nbs/02a_attention.ipynb #45e8d91c
-def sinusoidal_positions(n:int, # Tokens
-                         dim:int # Even
-                        )->Tensor: # (n,dim)
+def sinusoidal_positions(
+    n: int,  # Tokens
+    dim: int,  # Even
+) -> Tensor:  # (n,dim)
     "Sines and cosines of falling frequency (Vaswani et al. 2017)"
-    k = torch.exp(-math.log(10000.)*torch.arange(0, dim, 2)/dim)
-    a = torch.arange(n)[:,None]*k
+    k = torch.exp(-math.log(10000.0) * torch.arange(0, dim, 2) / dim)
+    a = torch.arange(n)[:, None] * k
     return torch.stack([a.sin(), a.cos()], -1).flatten(1)

@@ -6,158 +6,271 @@
 __all__ = ['PLACES', 'time_warp', 'random_rotations', 'rotate_sensors', 'with_virtual', 'mount', 'Augment']
 
 # %% ../nbs/01a_augment.ipynb #db666243
-from dataclasses import dataclass,replace
-from typing import Callable
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
-from .data import BadRecording,Dataset,Stream
-from .preprocess import Batch,Normalizer,Windows,clean_samples,even_grid,input_stream
+from .data import BadRecording, Dataset, Stream
+from .preprocess import Batch, Normalizer, Windows, clean_samples, even_grid, input_stream
 from .synth import virtual_imu
 
 # %% ../nbs/01a_augment.ipynb #46766975
-def time_warp(b:int, # Windows
-              warp:float, # Largest change of tempo, in [0,1)
-              crop:float, # Largest share cut off at either end, in [0,.5)
-              generator:torch.Generator|None=None
-             )->Callable: # Function of positions u (b,t) in [0,1] to warped positions, for `Windows.batch`
+def time_warp(
+    b: int,  # Windows
+    warp: float,  # Largest change of tempo, in [0,1)
+    crop: float,  # Largest share cut off at either end, in [0,.5)
+    generator: torch.Generator | None = None,
+) -> Callable:  # Function of positions u (b,t) in [0,1] to warped positions, for `Windows.batch`
     "One warp for each window, the same for every stream of it"
-    if not 0<=warp<1: raise ValueError(f"warp must be in [0,1), got {warp}")
-    if not 0<=crop<.5: raise ValueError(f"crop must be in [0,.5), got {crop}")
-    a = (torch.rand(b, 3, 1, generator=generator, dtype=torch.float64)*2-1)*warp/3
-    lo = torch.rand(b, 1, generator=generator, dtype=torch.float64)*crop
-    hi = 1-torch.rand(b, 1, generator=generator, dtype=torch.float64)*crop
-    k = torch.pi*torch.arange(1, 4, dtype=torch.float64)[:,None]
-    return lambda u: lo+(hi-lo)*(u+(a*torch.sin(k*u[:,None])/k).sum(1))
+    if not 0 <= warp < 1:
+        raise ValueError(f'warp must be in [0,1), got {warp}')
+    if not 0 <= crop < 0.5:
+        raise ValueError(f'crop must be in [0,.5), got {crop}')
+    a = (torch.rand(b, 3, 1, generator=generator, dtype=torch.float64) * 2 - 1) * warp / 3
+    lo = torch.rand(b, 1, generator=generator, dtype=torch.float64) * crop
+    hi = 1 - torch.rand(b, 1, generator=generator, dtype=torch.float64) * crop
+    k = torch.pi * torch.arange(1, 4, dtype=torch.float64)[:, None]
+    return lambda u: lo + (hi - lo) * (u + (a * torch.sin(k * u[:, None]) / k).sum(1))
 
 # %% ../nbs/01a_augment.ipynb #c73b2e0b
-def random_rotations(b:int, # How many
-                     degrees:float, # Largest angle
-                     generator:torch.Generator|None=None,
-                     exact:bool=False # Turn by `degrees`, not by up to `degrees`
-                    )->Tensor: # (b,3,3)
+def random_rotations(
+    b: int,  # How many
+    degrees: float,  # Largest angle
+    generator: torch.Generator | None = None,
+    exact: bool = False,  # Turn by `degrees`, not by up to `degrees`
+) -> Tensor:  # (b,3,3)
     "Rotations by a uniform angle about a random axis"
     axis = torch.nn.functional.normalize(torch.randn(b, 3, generator=generator), dim=1)
-    a = (torch.ones(b, 1, 1) if exact else torch.rand(b, 1, 1, generator=generator)*2-1)*degrees*torch.pi/180
-    x,y,z = axis.T; o = torch.zeros(b)
-    K = torch.stack([o,-z,y, z,o,-x, -y,x,o], 1).reshape(b,3,3)
-    return torch.eye(3)+a.sin()*K+(1-a.cos())*(K@K)
+    a = (
+        (torch.ones(b, 1, 1) if exact else torch.rand(b, 1, 1, generator=generator) * 2 - 1)
+        * degrees
+        * torch.pi
+        / 180
+    )
+    x, y, z = axis.T
+    o = torch.zeros(b)
+    K = torch.stack([o, -z, y, z, o, -x, -y, x, o], 1).reshape(b, 3, 3)
+    return torch.eye(3) + a.sin() * K + (1 - a.cos()) * (K @ K)
 
-def rotate_sensors(x:Tensor, # (b,t,c)
-                   channels:tuple[str,...], # Names; `*_x`, `*_y`, `*_z` of one sensor stand together
-                   R:Tensor # (b,3,3)
-                  )->Tensor: # (b,t,c)
+
+def rotate_sensors(
+    x: Tensor,  # (b,t,c)
+    channels: tuple[str, ...],  # Names; `*_x`, `*_y`, `*_z` of one sensor stand together
+    R: Tensor,  # (b,3,3)
+) -> Tensor:  # (b,t,c)
     "Turn every three-axis sensor of a stream by the same rotation"
     x = x.clone()
-    for i,c in enumerate(channels):
-        if c.endswith('_x') and tuple(channels[i+1:i+3])==(c[:-1]+'y',c[:-1]+'z'): x[...,i:i+3] = torch.einsum('bij,btj->bti', R.to(x), x[...,i:i+3])
+    for i, c in enumerate(channels):
+        if c.endswith('_x') and tuple(channels[i + 1 : i + 3]) == (c[:-1] + 'y', c[:-1] + 'z'):
+            x[..., i : i + 3] = torch.einsum('bij,btj->bti', R.to(x), x[..., i : i + 3])
     return x
 
 # %% ../nbs/01a_augment.ipynb #6fbdeb47
-PLACES = {'wrist':('wrist','elbow'), 'thigh':('knee','hip')} # Where a sensor sits: the joint that wears it, the next one towards the trunk
+PLACES = {
+    'wrist': ('wrist', 'elbow'),
+    'thigh': ('knee', 'hip'),
+}  # Where a sensor sits: the joint that wears it, the next one towards the trunk
 
-def with_virtual(data:Dataset, # With a skeleton in every recording
-                 smooth_s:float=.4, # Seconds of the Savitzky-Golay window
-                 nan:str='raise' # See `clean_samples`
-                )->Dataset: # With a stream 'virtual', (t,6) m/s² and rad/s, at the card's rate
+
+def with_virtual(
+    data: Dataset,  # With a skeleton in every recording
+    smooth_s: float = 0.4,  # Seconds of the Savitzky-Golay window
+    nan: str = 'raise',  # See `clean_samples`
+) -> Dataset:  # With a stream 'virtual', (t,6) m/s² and rad/s, at the card's rate
     "Recordings with what a sensor at the same place would have felt, says the skeleton"
-    fs,sensor,out = data.card.fs,'imu',[]   # the stream whose placement is copied
+    fs, sensor, out = data.card.fs, 'imu', []  # the stream whose placement is copied
     for r in data.recordings:
-        if miss:=[s for s in (sensor,'skeleton') if s not in r.streams]: raise BadRecording(f"{data.card.name} {r.id}: a virtual sensor needs the stream '{miss[0]}', it has: {', '.join(r.streams)}")
-        words = r.streams[sensor].placement.split(); names = r.streams['skeleton'].channels; place = next((w for w in words if w in PLACES), None)
-        if place is None or words[0] not in ('left','right'): raise BadRecording(f"{data.card.name} {r.id}: no virtual sensor for the placement '{r.streams[sensor].placement}', only for left or right: {', '.join(PLACES)}")
-        x,t = r.streams['skeleton'].read(); want = [f'{words[0]}_{j}' for j in PLACES[place]]
-        if miss:=[j for j in want if j not in names]: raise BadRecording(f"{data.card.name} {r.id}: a virtual sensor at the {r.streams[sensor].placement} needs the joint '{miss[0]}', the skeleton has: {', '.join(names)}")
+        if miss := [s for s in (sensor, 'skeleton') if s not in r.streams]:
+            raise BadRecording(
+                f"{data.card.name} {r.id}: a virtual sensor needs the stream '{miss[0]}', it has: {', '.join(r.streams)}"
+            )
+        words = r.streams[sensor].placement.split()
+        names = r.streams['skeleton'].channels
+        place = next((w for w in words if w in PLACES), None)
+        if place is None or words[0] not in ('left', 'right'):
+            raise BadRecording(
+                f"{data.card.name} {r.id}: no virtual sensor for the placement '{r.streams[sensor].placement}', only for left or right: {', '.join(PLACES)}"
+            )
+        x, t = r.streams['skeleton'].read()
+        want = [f'{words[0]}_{j}' for j in PLACES[place]]
+        if miss := [j for j in want if j not in names]:
+            raise BadRecording(
+                f"{data.card.name} {r.id}: a virtual sensor at the {r.streams[sensor].placement} needs the joint '{miss[0]}', the skeleton has: {', '.join(names)}"
+            )
         x = even_grid(clean_samples(x, nan, f'{data.card.name} {r.id}, skeleton')[0], t, fs)
-        try: felt = virtual_imu(x, fs, *(names.index(j) for j in want), smooth_s)
-        except ValueError as e: raise BadRecording(f"{data.card.name} {r.id}: {e}") from None
-        v = Stream(felt, t[0]+torch.arange(len(x)).numpy()/fs, tuple(f'{k}_{a}' for k in ('acc','gyro') for a in 'xyz'), ('m/s²',)*3+('rad/s',)*3, r.streams[sensor].placement+' (virtual)')
-        out.append(replace(r, streams={**r.streams, 'virtual':v}))
+        try:
+            felt = virtual_imu(x, fs, *(names.index(j) for j in want), smooth_s)
+        except ValueError as e:
+            raise BadRecording(f'{data.card.name} {r.id}: {e}') from None
+        v = Stream(
+            felt,
+            t[0] + torch.arange(len(x)).numpy() / fs,
+            tuple(f'{k}_{a}' for k in ('acc', 'gyro') for a in 'xyz'),
+            ('m/s²',) * 3 + ('rad/s',) * 3,
+            r.streams[sensor].placement + ' (virtual)',
+        )
+        out.append(replace(r, streams={**r.streams, 'virtual': v}))
     return replace(data, recordings=out)
 
-def mount(real:Tensor, virtual:Tensor # (b,t,c), c a multiple of 3: three axes of each sensor
-         )->Tensor: # (b,3,3) rotations that bring the virtual sensors nearest to the real ones
+
+def mount(
+    real: Tensor,
+    virtual: Tensor,  # (b,t,c), c a multiple of 3: three axes of each sensor
+) -> Tensor:  # (b,3,3) rotations that bring the virtual sensors nearest to the real ones
     "How each sensor sits on the limb"
-    a,b = (v.double().unflatten(2, (-1,3)) for v in (real,virtual)); size = lambda v: v.square().sum((1,3)).sqrt().clamp(min=1e-9)[:,None,:,None]
-    U,_,V = torch.linalg.svd(torch.einsum('btsi,btsj->bij', a/size(a), b/size(b))); d = torch.ones(len(a), 3, dtype=U.dtype, device=U.device); d[:,2] = torch.linalg.det(U@V)
-    return ((U*d[:,None])@V).to(real)
+    a, b = (v.double().unflatten(2, (-1, 3)) for v in (real, virtual))
+    size = lambda v: v.square().sum((1, 3)).sqrt().clamp(min=1e-9)[:, None, :, None]
+    U, _, V = torch.linalg.svd(torch.einsum('btsi,btsj->bij', a / size(a), b / size(b)))
+    d = torch.ones(len(a), 3, dtype=U.dtype, device=U.device)
+    d[:, 2] = torch.linalg.det(U @ V)
+    return ((U * d[:, None]) @ V).to(real)
 
 # %% ../nbs/01a_augment.ipynb #2c1ed24c
 @dataclass(frozen=True)
 class Augment:
     "What a training window may go through; all off by default"
-    warp:float=0. # Largest change of tempo, in [0,1)
-    crop:float=0. # Largest share cut off at either end
-    rotate:float=0. # Degrees, the largest turn of a sensor on the limb
-    yaw:float=0. # Degrees, the largest turn of a skeleton about the vertical
-    scale:float=0. # Standard deviation of each channel's gain
-    jitter:float=0. # White noise, in training standard deviations
-    blank:float=0. # Longest stretch of an inertial stream set to its mean, as a share of the window
-    drop:float=0. # Probability that a window loses one of its sensors
-    mixup:float=0. # Parameter of the Beta distribution; 0: no mixing
-    mixup_until:float=.85 # Share of the training after which windows are not mixed any more
-    virtual:float=0. # Probability that an inertial window is replaced by the stream 'virtual'
 
-    def windows(self, windows:Windows, ids, norm:Normalizer, generator=None, progress:float=0.)->Batch: # Normalised; `progress` is the share of the training that is over
+    warp: float = 0.0  # Largest change of tempo, in [0,1)
+    crop: float = 0.0  # Largest share cut off at either end
+    rotate: float = 0.0  # Degrees, the largest turn of a sensor on the limb
+    yaw: float = 0.0  # Degrees, the largest turn of a skeleton about the vertical
+    scale: float = 0.0  # Standard deviation of each channel's gain
+    jitter: float = 0.0  # White noise, in training standard deviations
+    blank: float = (
+        0.0  # Longest stretch of an inertial stream set to its mean, as a share of the window
+    )
+    drop: float = 0.0  # Probability that a window loses one of its sensors
+    mixup: float = 0.0  # Parameter of the Beta distribution; 0: no mixing
+    mixup_until: float = 0.85  # Share of the training after which windows are not mixed any more
+    virtual: float = 0.0  # Probability that an inertial window is replaced by the stream 'virtual'
+
+    def windows(
+        self, windows: Windows, ids, norm: Normalizer, generator=None, progress: float = 0.0
+    ) -> Batch:  # Normalised; `progress` is the share of the training that is over
         "Cut, change and normalise some windows"
-        batch = windows.batch(ids, time_warp(len(ids), self.warp, self.crop, generator) if self.warp or self.crop else None)
-        return self._mix(self._after(norm(self._before(batch, generator)), generator), len(windows.classes), generator, progress)
+        batch = windows.batch(
+            ids,
+            time_warp(len(ids), self.warp, self.crop, generator)
+            if self.warp or self.crop
+            else None,
+        )
+        return self._mix(
+            self._after(norm(self._before(batch, generator)), generator),
+            len(windows.classes),
+            generator,
+            progress,
+        )
 
-    def _before(self, batch, g): # in SI units
-        x,n = {},len(batch)
-        if self.virtual: batch = _swap(batch, (torch.rand(n, generator=g)<self.virtual).to(batch.y.device))
-        for i,v in batch.x.items():
-            if v.ndim==3 and self.rotate: v = rotate_sensors(v, batch.channels[i], random_rotations(n, self.rotate, g))
-            if v.ndim==4 and self.yaw: v = torch.einsum('bij,btkj->btki', _yaw(n, self.yaw, g).to(v), v)
-            if v.ndim==3 and self.scale: v = v*(1+self.scale*torch.randn(n, 1, v.shape[2], generator=g)).to(v)
+    def _before(self, batch, g):  # in SI units
+        x, n = {}, len(batch)
+        if self.virtual:
+            batch = _swap(batch, (torch.rand(n, generator=g) < self.virtual).to(batch.y.device))
+        for i, v in batch.x.items():
+            if v.ndim == 3 and self.rotate:
+                v = rotate_sensors(v, batch.channels[i], random_rotations(n, self.rotate, g))
+            if v.ndim == 4 and self.yaw:
+                v = torch.einsum('bij,btkj->btki', _yaw(n, self.yaw, g).to(v), v)
+            if v.ndim == 3 and self.scale:
+                v = v * (1 + self.scale * torch.randn(n, 1, v.shape[2], generator=g)).to(v)
             x[i] = v
         return replace(batch, x=x)
 
-    def _after(self, batch, g): # normalised
-        x,n = {},len(batch)
-        for i,v in batch.x.items():
-            if v.ndim==3 and self.jitter: v = v+self.jitter*torch.randn(v.shape, generator=g).to(v)
-            if v.ndim==3 and self.blank: v = v*(~_stretch(n, v.shape[1], self.blank, g)).to(v)[...,None]
-            if v.ndim==3 and self.drop: v = v*_keep_sensors(batch.channels[i], n, self.drop, g).to(v)[:,None]
+    def _after(self, batch, g):  # normalised
+        x, n = {}, len(batch)
+        for i, v in batch.x.items():
+            if v.ndim == 3 and self.jitter:
+                v = v + self.jitter * torch.randn(v.shape, generator=g).to(v)
+            if v.ndim == 3 and self.blank:
+                v = v * (~_stretch(n, v.shape[1], self.blank, g)).to(v)[..., None]
+            if v.ndim == 3 and self.drop:
+                v = v * _keep_sensors(batch.channels[i], n, self.drop, g).to(v)[:, None]
             x[i] = v
         return replace(batch, x=x)
 
     def _mix(self, batch, k, g, progress):
-        if not self.mixup or progress>=self.mixup_until: return batch
-        share = _beta(self.mixup, len(batch), g).to(batch.y.device); share = share.maximum(1-share); other = torch.randperm(len(batch), generator=g).to(batch.y.device)
-        one = torch.nn.functional.one_hot(batch.y, k).float(); mix = lambda v: torch.lerp(v[other], v, share.to(v).reshape(-1, *[1]*(v.ndim-1)))
-        return replace(batch, x={i:mix(v) for i,v in batch.x.items()}, y_soft=mix(one), duration=mix(batch.duration))
+        if not self.mixup or progress >= self.mixup_until:
+            return batch
+        share = _beta(self.mixup, len(batch), g).to(batch.y.device)
+        share = share.maximum(1 - share)
+        other = torch.randperm(len(batch), generator=g).to(batch.y.device)
+        one = torch.nn.functional.one_hot(batch.y, k).float()
+        mix = lambda v: torch.lerp(v[other], v, share.to(v).reshape(-1, *[1] * (v.ndim - 1)))
+        return replace(
+            batch,
+            x={i: mix(v) for i, v in batch.x.items()},
+            y_soft=mix(one),
+            duration=mix(batch.duration),
+        )
 
 # %% ../nbs/01a_augment.ipynb #6a225d2d
 def _yaw(b, degrees, g):
-    a = (torch.rand(b, generator=g)*2-1)*degrees*torch.pi/180; c,s,o,l = a.cos(),a.sin(),torch.zeros(b),torch.ones(b)
-    return torch.stack([c,o,s, o,l,o, -s,o,c], 1).reshape(b,3,3)
+    a = (torch.rand(b, generator=g) * 2 - 1) * degrees * torch.pi / 180
+    c, s, o, l = a.cos(), a.sin(), torch.zeros(b), torch.ones(b)
+    return torch.stack([c, o, s, o, l, o, -s, o, c], 1).reshape(b, 3, 3)
 
-def _swap(batch, which): # (b,) True where the virtual sensor takes the place of the real one, turned as that one sits
-    x = dict(batch.x); v = x.pop('virtual', None); names = batch.channels.get('virtual', ())
-    if v is None: raise ValueError("a share of virtual windows needs the stream 'virtual': cut the windows of with_virtual(data)")
-    felt = {i:[c for c in batch.channels[i] if c in names] for i in x if input_stream(i)=='imu'}
-    if not felt: raise ValueError(f"a virtual sensor stands for the stream 'imu', which nobody reads here: {', '.join(x)}")
-    most = max(felt, key=lambda i: len(felt[i])); of = lambda u,have,want: u[...,[have.index(c) for c in want]]
-    v = rotate_sensors(v, names, mount(of(x[most], batch.channels[most], felt[most]), of(v, names, felt[most])))   # one rotation for all who read the sensor
-    for i,raw in felt.items():
-        new = x[i].clone(); has = batch.channels[i]; new[...,[has.index(c) for c in raw]] = of(v, names, raw)
-        for k,c in enumerate(has):
-            if c.endswith('_norm'): new[...,k] = of(v, names, [f'{c[:-5]}_{a}' for a in 'xyz']).norm(dim=-1)
-        x[i] = torch.where(which[:,None,None], new, x[i])
+
+def _swap(
+    batch, which
+):  # (b,) True where the virtual sensor takes the place of the real one, turned as that one sits
+    x = dict(batch.x)
+    v = x.pop('virtual', None)
+    names = batch.channels.get('virtual', ())
+    if v is None:
+        raise ValueError(
+            "a share of virtual windows needs the stream 'virtual': cut the windows of with_virtual(data)"
+        )
+    felt = {i: [c for c in batch.channels[i] if c in names] for i in x if input_stream(i) == 'imu'}
+    if not felt:
+        raise ValueError(
+            f"a virtual sensor stands for the stream 'imu', which nobody reads here: {', '.join(x)}"
+        )
+    most = max(felt, key=lambda i: len(felt[i]))
+    of = lambda u, have, want: u[..., [have.index(c) for c in want]]
+    v = rotate_sensors(
+        v, names, mount(of(x[most], batch.channels[most], felt[most]), of(v, names, felt[most]))
+    )  # one rotation for all who read the sensor
+    for i, raw in felt.items():
+        new = x[i].clone()
+        has = batch.channels[i]
+        new[..., [has.index(c) for c in raw]] = of(v, names, raw)
+        for k, c in enumerate(has):
+            if c.endswith('_norm'):
+                new[..., k] = of(v, names, [f'{c[:-5]}_{a}' for a in 'xyz']).norm(dim=-1)
+        x[i] = torch.where(which[:, None, None], new, x[i])
     return replace(batch, x=x)
 
-def _stretch(b, t, share, g): # (b,t) True inside one random stretch
-    n = torch.rand(b, 1, generator=g)*share*t; a = torch.rand(b, 1, generator=g)*(t-n); i = torch.arange(t)
-    return (i>=a)&(i<a+n)
 
-def _keep_sensors(channels, b, p, g): # (b,c) False for the sensor a window loses; with one sensor, nothing is lost
-    sensor = lambda c: c.rsplit('_',1)[0]; names = list(dict.fromkeys(sensor(c) for c in channels if '_' in c)); which = torch.tensor([names.index(sensor(c)) if '_' in c else -1 for c in channels])   # a duration is no sensor
-    lost = torch.randint(max(1, len(names)), (b,1), generator=g); hit = torch.rand(b, 1, generator=g)<p
-    return ~((which==lost)&hit) if len(names)>1 else torch.ones(b, len(channels), dtype=torch.bool)
+def _stretch(b, t, share, g):  # (b,t) True inside one random stretch
+    n = torch.rand(b, 1, generator=g) * share * t
+    a = torch.rand(b, 1, generator=g) * (t - n)
+    i = torch.arange(t)
+    return (i >= a) & (i < a + n)
 
-def _beta(m, n, g): # Beta(m,m) from two gammas, by Johnk's method: torch's own sampler takes no generator
-    u,v = torch.rand(64, n, generator=g)**(1/m),torch.rand(64, n, generator=g)**(1/m)
-    ok = (u+v<=1)&(u+v>0); first = ok.int().argmax(0)
-    x = (u/(u+v)).gather(0, first[None])[0]
-    return torch.where(ok.any(0), x, .5)
+
+def _keep_sensors(
+    channels, b, p, g
+):  # (b,c) False for the sensor a window loses; with one sensor, nothing is lost
+    sensor = lambda c: c.rsplit('_', 1)[0]
+    names = list(dict.fromkeys(sensor(c) for c in channels if '_' in c))
+    which = torch.tensor(
+        [names.index(sensor(c)) if '_' in c else -1 for c in channels]
+    )  # a duration is no sensor
+    lost = torch.randint(max(1, len(names)), (b, 1), generator=g)
+    hit = torch.rand(b, 1, generator=g) < p
+    return (
+        ~((which == lost) & hit)
+        if len(names) > 1
+        else torch.ones(b, len(channels), dtype=torch.bool)
+    )
+
+
+def _beta(
+    m, n, g
+):  # Beta(m,m) from two gammas, by Johnk's method: torch's own sampler takes no generator
+    u, v = torch.rand(64, n, generator=g) ** (1 / m), torch.rand(64, n, generator=g) ** (1 / m)
+    ok = (u + v <= 1) & (u + v > 0)
+    first = ok.int().argmax(0)
+    x = (u / (u + v)).gather(0, first[None])[0]
+    return torch.where(ok.any(0), x, 0.5)

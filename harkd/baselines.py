@@ -6,95 +6,204 @@
 __all__ = ['CLASSICAL', 'make_classifier', 'BaselineConfig', 'baseline_splits', 'run_baseline', 'run_baselines', 'baseline_table']
 
 # %% ../nbs/07a_baselines.ipynb #d620391c
-from dataclasses import dataclass,replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-import numpy as np, pandas as pd, torch
 
-from .evaluate import RUNGS,rung_splits
-from .experiment import DataConfig,check_fit,experiment_inputs,experiment_splits,experiment_windows,run_tasks
-from .metrics import mean_interval,scores,show_interval
-from .runs import Run,hash_config,processor,read_json,save_tensors,write_json,write_ledger,write_results
-from .split import LEAKY,Feed,LeakySplit
-from .teacher import as_array,make_rocket
+import numpy as np
+import pandas as pd
+import torch
+
+from .evaluate import RUNGS, rung_splits
+from harkd.experiment import (
+    DataConfig,
+    check_fit,
+    experiment_inputs,
+    experiment_splits,
+    experiment_windows,
+    run_tasks,
+)
+from .metrics import mean_interval, scores, show_interval
+from harkd.runs import (
+    Run,
+    hash_config,
+    processor,
+    read_json,
+    renamed_field,
+    save_tensors,
+    write_json,
+    write_ledger,
+    write_results,
+)
+from .split import LEAKY, BatchLoader, LeakySplit
+from .teacher import as_array, make_rocket
 
 # %% ../nbs/07a_baselines.ipynb #61ecb29e
-CLASSICAL = ('majority','forest','minirocket')
+CLASSICAL = ('majority', 'forest', 'minirocket')
 
-def make_classifier(name:str, # One of `CLASSICAL`
-                    kernels:int=10_000, # Of minirocket
-                    trees:int=500, # Of the forest
-                    seed:int=0): # A scikit-learn estimator over (n,c,t)
+
+def make_classifier(
+    name: str,  # One of `CLASSICAL`
+    kernels: int = 10_000,  # Of minirocket
+    trees: int = 500,  # Of the forest
+    seed: int = 0,
+):  # A scikit-learn estimator over (n,c,t)
     "A baseline, ready to fit"
-    if name not in CLASSICAL: raise ValueError(f"unknown baseline '{name}', choose one of: {', '.join(CLASSICAL)}")
+    if name not in CLASSICAL:
+        raise ValueError(f"unknown baseline '{name}', choose one of: {', '.join(CLASSICAL)}")
     from sklearn.dummy import DummyClassifier
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import RidgeClassifierCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    if name=='majority': return DummyClassifier(strategy='most_frequent')
-    try: from aeon.transformations.collection.feature_based import Catch22
-    except ImportError: raise ImportError(f"the baseline '{name}' needs aeon: pip install 'harkd[bench]'") from None
-    if name=='forest': return make_pipeline(Catch22(catch24=True, replace_nans=True), RandomForestClassifier(trees, random_state=seed))
-    return make_pipeline(make_rocket(kernels, seed), StandardScaler(with_mean=False), RidgeClassifierCV(alphas=np.logspace(-3, 3, 10)))
+
+    if name == 'majority':
+        return DummyClassifier(strategy='most_frequent')
+    try:
+        from aeon.transformations.collection.feature_based import Catch22
+    except ImportError:
+        raise ImportError(f"the baseline '{name}' needs aeon: pip install 'harkd[bench]'") from None
+    if name == 'forest':
+        return make_pipeline(
+            Catch22(catch24=True, replace_nans=True),
+            RandomForestClassifier(trees, random_state=seed),
+        )
+    return make_pipeline(
+        make_rocket(kernels, seed),
+        StandardScaler(with_mean=False),
+        RidgeClassifierCV(alphas=np.logspace(-3, 3, 10)),
+    )
 
 # %% ../nbs/07a_baselines.ipynb #24bc981b
 @dataclass(frozen=True)
 class BaselineConfig(DataConfig):
     "Which baselines, on what"
-    models:str='majority,forest,minirocket' # Of `CLASSICAL`, comma-separated
-    sees:str='student' # 'student' | 'teacher': whose inputs they read
-    rungs:str='' # Of `RUNGS`, comma-separated; empty: the split of the experiment
-    ladder_window_s:float=2. # Seconds of the windows that `random_windows` draws from
-    kernels:int=10_000 # Of minirocket
-    trees:int=500 # Of the forest
-    seeds:int=3 # How many
-    jobs:int=0 # Processes; 0: one for each core
-    run:str='' # Name of the run folder; empty: from the configuration
-    results:str='' # Also write nbs/results/<results>.csv
 
-    def smoke(self): return replace(self, seeds=1, jobs=1, kernels=500, trees=20)
-    @property
-    def names(self)->list[str]: return [n.strip() for n in self.models.split(',') if n.strip()]
-    @property
-    def protocols(self)->list[str]: return [r.strip() for r in self.rungs.split(',') if r.strip()] or ['']
+    models: str = 'majority,forest,minirocket'  # Of `CLASSICAL`, comma-separated
+    inputs: str = renamed_field('student', 'sees')  # 'student' | 'teacher': whose inputs they read
+    rungs: str = ''  # Of `RUNGS`, comma-separated; empty: the split of the experiment
+    ladder_window_s: float = 2.0  # Seconds of the windows that `random_windows` draws from
+    kernels: int = 10_000  # Of minirocket
+    trees: int = 500  # Of the forest
+    seeds: int = 3  # How many
+    jobs: int = 0  # Processes; 0: one for each core
+    run: str = ''  # Name of the run folder; empty: from the configuration
+    results: str = ''  # Also write nbs/results/<results>.csv
 
-def baseline_splits(cfg:BaselineConfig, rung:str, seed:int)->list:
+    def smoke(self):
+        return replace(self, seeds=1, jobs=1, kernels=500, trees=20)
+
+    @property
+    def names(self) -> list[str]:
+        return [n.strip() for n in self.models.split(',') if n.strip()]
+
+    @property
+    def protocols(self) -> list[str]:
+        return [r.strip() for r in self.rungs.split(',') if r.strip()] or ['']
+
+
+def baseline_splits(cfg: BaselineConfig, rung: str, seed: int) -> list:
     "The splits of one rung; '' is the experiment's own"
     return rung_splits(cfg, rung, seed) if rung else experiment_splits(cfg, experiment_windows(cfg))
 
-def run_baseline(cfg:BaselineConfig, folder:Path, name:str, rung:str, fold:int, seed:int)->dict: # A result row
+
+def run_baseline(
+    cfg: BaselineConfig, folder: Path, name: str, rung: str, fold: int, seed: int
+) -> dict:  # A result row
     "Fit and evaluate one baseline on one fold"
-    here = folder/f'{name}_{rung}_fold{fold}_seed{seed}'
-    if (here/'row.json').exists(): return read_json(here/'row.json')
-    split = baseline_splits(cfg, rung, seed)[fold]; w = split.windows; feed = Feed.fit(split); part = 'test' if len(split.test) else 'val'; ids = getattr(split, part)
-    inputs = experiment_inputs(cfg, w.card)[0 if cfg.sees=='student' else 1]; x = lambda i: as_array(next(feed.plain(i, len(i))), inputs)
-    pred = make_classifier(name, cfg.kernels, cfg.trees, seed).fit(x(split.train), w.y[split.train]).predict(x(ids))
-    save_tensors(here/'predictions.safetensors', {'y':torch.tensor(w.y[ids]), 'pred':torch.tensor(pred), 'ids':torch.tensor(ids)}, {'subject':w.table.subject.iloc[ids].astype(str).tolist()})
-    row = dict(experiment=cfg.results or 'baselines', dataset=w.card.name, protocol=split.protocol+('_2s' if w.card.window_s==2. and not w.card.whole else ''), part=part, model=name, arm='baseline', modality='+'.join(inputs), seed=seed, fold=split.fold, **scores(w.y[ids], pred), config_hash=hash_config(cfg), data_hash=w.hash, device=f'{processor()}, 1 thread')
-    if cfg.final: write_ledger([row])
-    write_json(here/'row.json', row)
+    here = folder / f'{name}_{rung}_fold{fold}_seed{seed}'
+    if (here / 'row.json').exists():
+        return read_json(here / 'row.json')
+    split = baseline_splits(cfg, rung, seed)[fold]
+    w = split.windows
+    loader = BatchLoader.fit(split)
+    part = 'test' if len(split.test) else 'val'
+    ids = getattr(split, part)
+    inputs = experiment_inputs(cfg, w.card)[0 if cfg.inputs == 'student' else 1]
+    x = lambda i: as_array(next(loader.eval_batches(i, len(i))), inputs)
+    pred = (
+        make_classifier(name, cfg.kernels, cfg.trees, seed)
+        .fit(x(split.train), w.y[split.train])
+        .predict(x(ids))
+    )
+    save_tensors(
+        here / 'predictions.safetensors',
+        {'y': torch.tensor(w.y[ids]), 'pred': torch.tensor(pred), 'ids': torch.tensor(ids)},
+        {'subject': w.table.subject.iloc[ids].astype(str).tolist()},
+    )
+    row = dict(
+        experiment=cfg.results or 'baselines',
+        dataset=w.card.name,
+        protocol=split.protocol + ('_2s' if w.card.window_s == 2.0 and not w.card.whole else ''),
+        part=part,
+        model=name,
+        arm='baseline',
+        modality='+'.join(inputs),
+        seed=seed,
+        fold=split.fold,
+        **scores(w.y[ids], pred),
+        config_hash=hash_config(cfg),
+        data_hash=w.hash,
+        device=f'{processor()}, 1 thread',
+    )
+    if cfg.final:
+        write_ledger([row])
+    write_json(here / 'row.json', row)
     return row
 
 # %% ../nbs/07a_baselines.ipynb #23603bf8
-def run_baselines(cfg:BaselineConfig, path:str|Path='')->Run: # Finished; `baseline_table(run.metrics['rows'])` shows it
+def run_baselines(
+    cfg: BaselineConfig, path: str | Path = ''
+) -> Run:  # Finished; `baseline_table(run.metrics['rows'])` shows it
     "All baselines under all protocols"
-    check_fit(cfg); w = experiment_windows(cfg); [make_classifier(n, cfg.kernels, cfg.trees) for n in cfg.names]
-    if cfg.sees not in ('student','teacher'): raise ValueError(f"sees must be 'student' or 'teacher', got '{cfg.sees}'")
+    check_fit(cfg)
+    w = experiment_windows(cfg)
+    [make_classifier(n, cfg.kernels, cfg.trees) for n in cfg.names]
+    if cfg.inputs not in ('student', 'teacher'):
+        raise ValueError(f"inputs must be 'student' or 'teacher', got '{cfg.inputs}'")
     for r in cfg.protocols:
-        if r and r not in RUNGS: raise ValueError(f"unknown rung '{r}', choose from: {', '.join(RUNGS)}")
-        if r and w.card.test_subjects and not cfg.final: raise ValueError(f"every rung looks at test subjects of {w.card.name}; say so with final=True (-p final True)")
-    run = Run(path or cfg.run or f'baselines-{cfg.dataset}-{hash_config(cfg)[:6]}', cfg, w.hash); once = lambda n,r: n=='majority' and r not in LEAKY   # it has no seed
-    tasks = [(cfg, run.path, n, r, f, s) for s in range(cfg.seeds) for r in cfg.protocols for f in range(len(baseline_splits(cfg, r, s))) for n in cfg.names if not (s and once(n, r))]
+        if r and r not in RUNGS:
+            raise ValueError(f"unknown rung '{r}', choose from: {', '.join(RUNGS)}")
+        if r and w.card.test_subjects and not cfg.final:
+            raise ValueError(
+                f'every rung looks at test subjects of {w.card.name}; say so with final=True (-p final True)'
+            )
+    run = Run(path or cfg.run or f'baselines-{cfg.dataset}-{hash_config(cfg)[:6]}', cfg, w.hash)
+    once = lambda n, r: n == 'majority' and r not in LEAKY  # it has no seed
+    tasks = [
+        (cfg, run.path, n, r, f, s)
+        for s in range(cfg.seeds)
+        for r in cfg.protocols
+        for f in range(len(baseline_splits(cfg, r, s)))
+        for n in cfg.names
+        if not (s and once(n, r))
+    ]
     rows = run_tasks(run_baseline, tasks, cfg.jobs, f'{cfg.dataset}: {", ".join(cfg.names)}')
-    pd.DataFrame(rows).to_csv(run/'results.csv', index=False)
-    if cfg.results: write_results(cfg.results, rows)
-    run.finish({'rows':rows, 'data_hash':w.hash})
+    pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
+    if cfg.results:
+        write_results(cfg.results, rows)
+    run.finish({'rows': rows, 'data_hash': w.hash})
     return run
 
-def baseline_table(rows:list[dict]|pd.DataFrame)->pd.DataFrame: # One row a baseline and protocol
+
+def baseline_table(
+    rows: list[dict] | pd.DataFrame,
+) -> pd.DataFrame:  # One row a baseline and protocol
     "Baselines for people"
-    d = pd.DataFrame(rows); out = []
-    for (p,m,i),g in d.groupby(['protocol','model','modality'], sort=False):
-        per = lambda k: g.groupby('seed').apply(lambda s: np.average(s[k], weights=s.n), include_groups=False)
-        out.append({'protocol':p.replace('_',' '), 'model':m, 'sees':i, 'accuracy %':show_interval(*mean_interval(per('accuracy'))), 'macro-F1 %':show_interval(*mean_interval(per('macro_f1'))), 'seeds':g.seed.nunique(), **({'note':LeakySplit.warning} if p.removesuffix('_2s') in LEAKY else {})})
+    d = pd.DataFrame(rows)
+    out = []
+    for (p, m, i), g in d.groupby(['protocol', 'model', 'modality'], sort=False):
+        per = lambda k: g.groupby('seed').apply(
+            lambda s: np.average(s[k], weights=s.n), include_groups=False
+        )
+        out.append(
+            {
+                'protocol': p.replace('_', ' '),
+                'model': m,
+                'input': i,
+                'accuracy %': show_interval(*mean_interval(per('accuracy'))),
+                'macro-F1 %': show_interval(*mean_interval(per('macro_f1'))),
+                'seeds': g.seed.nunique(),
+                **({'note': LeakySplit.warning} if p.removesuffix('_2s') in LEAKY else {}),
+            }
+        )
     return pd.DataFrame(out).fillna('').set_index('protocol')

@@ -8,183 +8,416 @@ __all__ = ['app', 'Pairs', 'notebooks_dir', 'read_params', 'runnable', 'parse_va
            'main']
 
 # %% ../nbs/09a_cli.ipynb #44817e1f
-import ast,importlib.util,json,os,re,sys
+import ast
+import importlib.util
+import json
+import os
+import re
+import sys
 from pathlib import Path
 from typing import Annotated
+
 import typer
 
 # %% ../nbs/09a_cli.ipynb #19b7115d
-def notebooks_dir()->Path: # In a checkout, or where an installed copy keeps them
+def notebooks_dir() -> Path:  # In a checkout, or where an installed copy keeps them
     "Where the chapters are"
     here = Path(importlib.util.find_spec('harkd').origin).resolve().parent.parent
-    for d in (here/'nbs', Path(sys.prefix)/'share'/'harkd'/'nbs'):
-        if (d/'05_distill.ipynb').exists(): return d
-    raise FileNotFoundError(f"the chapters (05_distill.ipynb, …) are neither in '{here/'nbs'}' nor in '{Path(sys.prefix)/'share/harkd/nbs'}'; install harkd from its repository")
+    for d in (here / 'nbs', Path(sys.prefix) / 'share' / 'harkd' / 'nbs'):
+        if (d / '05_distill.ipynb').exists():
+            return d
+    raise FileNotFoundError(
+        f"the chapters (05_distill.ipynb, …) are neither in '{here / 'nbs'}' nor in '{Path(sys.prefix) / 'share/harkd/nbs'}'; install harkd from its repository"
+    )
 
-def read_params(path:Path # A chapter
-               )->dict[str,tuple[str,object,str]]: # Name to (type, default, meaning); empty if it cannot be run
+
+def read_params(
+    path: Path,  # A chapter
+) -> dict[
+    str, tuple[str, object, str]
+]:  # Name to (type, default, meaning); empty if it cannot be run
     "The parameters of a chapter, from its tagged cell"
-    cells = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf8'))['cells'] if 'parameters' in c['metadata'].get('tags',[])]
-    rows = [re.match(r'(\w+): (\w+) = (.+?)\s+# (.+)', l) for l in (cells[0].splitlines() if cells else [])]
-    return {m[1]:(m[2], ast.literal_eval(m[3]), m[4]) for m in rows if m}
+    cells = [
+        ''.join(c['source'])
+        for c in json.loads(path.read_text(encoding='utf8'))['cells']
+        if 'parameters' in c['metadata'].get('tags', [])
+    ]
+    rows = [
+        re.match(r'(\w+): (\w+) = (.+?)\s+# (.+)', l)
+        for l in (cells[0].splitlines() if cells else [])
+    ]
+    return {m[1]: (m[2], ast.literal_eval(m[3]), m[4]) for m in rows if m}
 
-def runnable()->dict[str,Path]: # 'distill' to nbs/05_distill.ipynb, …
+
+def runnable() -> dict[str, Path]:  # 'distill' to nbs/05_distill.ipynb, …
     "Chapters with parameters, by name"
-    return {p.stem.split('_',1)[1]:p for p in sorted(notebooks_dir().glob('*.ipynb')) if read_params(p)}
+    return {
+        p.stem.split('_', 1)[1]: p
+        for p in sorted(notebooks_dir().glob('*.ipynb'))
+        if read_params(p)
+    }
 
 # %% ../nbs/09a_cli.ipynb #1e7542e8
-def parse_value(name:str, text:str, kind:str # 'int' | 'float' | 'bool' | 'str'
-               )->object:
+def parse_value(
+    name: str,
+    text: str,
+    kind: str,  # 'int' | 'float' | 'bool' | 'str'
+) -> object:
     "Text as the type of a parameter"
     try:
-        if kind=='bool':
-            if text.lower() not in ('true','false'): raise ValueError
-            return text.lower()=='true'
-        return {'int':int, 'float':float, 'str':str}[kind](text)
-    except ValueError: raise typer.BadParameter(f"parameter '{name}' must be {kind}, got '{text}'") from None
+        if kind == 'bool':
+            if text.lower() not in ('true', 'false'):
+                raise ValueError
+            return text.lower() == 'true'
+        return {'int': int, 'float': float, 'str': str}[kind](text)
+    except ValueError:
+        raise typer.BadParameter(f"parameter '{name}' must be {kind}, got '{text}'") from None
 
-def parse_params(given:list[tuple[str,str]], known:dict)->dict:
+
+def parse_params(given: list[tuple[str, str]], known: dict) -> dict:
     "Check names and types of -p pairs"
-    for n,_ in given:
-        if n not in known: raise typer.BadParameter(f"unknown parameter '{n}', valid ones are: {', '.join(known)}")
-    return {n:parse_value(n, v, known[n][0]) for n,v in given}
+    for n, _ in given:
+        if n not in known:
+            raise typer.BadParameter(f"unknown parameter '{n}', valid ones are: {', '.join(known)}")
+    return {n: parse_value(n, v, known[n][0]) for n, v in given}
 
 # %% ../nbs/09a_cli.ipynb #49a4277a
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Teachers that see train tiny activity recognisers that only feel.", pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help='Teachers that see train tiny activity recognisers that only feel.',
+    pretty_exceptions_enable=False,
+)
 
-def execute(chapter:str, params:dict, output:Path|None=None)->dict: # What its run cells printed: 'text'; and 'output', the executed notebook
+
+def execute(
+    chapter: str, params: dict, output: Path | None = None
+) -> dict:  # What its run cells printed: 'text'; and 'output', the executed notebook
     "Execute a chapter with parameters, showing its progress"
-    import logging,papermill as pm
+    import logging
+
+    import papermill as pm
     from traitlets.config import Config
-    os.environ.setdefault('OMP_NUM_THREADS', '1') # folds run side by side; threads of small networks only wait for each other
-    logging.getLogger('papermill').setLevel(logging.ERROR); quiet = {'config':Config({'KernelManager':{'transport':'ipc'}})} if os.name=='posix' else {} # over TCP each kernel warns of eavesdroppers
-    path = runnable()[chapter]; output = Path(output or Path.cwd()/'runs'/f"{chapter}-{_next(chapter):03d}.ipynb"); output.parent.mkdir(parents=True, exist_ok=True)
-    try: nb = pm.execute_notebook(str(path), str(output), parameters=params, cwd=str(Path.cwd()), kernel_name='python3', progress_bar={'desc':chapter}, **quiet)
-    except pm.PapermillExecutionError as e: raise SystemExit(f"{chapter}: {e.ename}: {e.evalue}\n(executed notebook: {output})") from None
-    done = [c for c in nb.cells if c.cell_type=='code']; first = max(k for k,c in enumerate(done) if {'parameters','injected-parameters'}&set(c.metadata.get('tags',[])))
-    shown = [''.join(o.get('text') or o.get('data',{}).get('text/plain','')) for c in done[first+2:] for o in c.outputs if o.output_type in ('stream','execute_result') and o.get('name')!='stderr']
-    return {'text':'\n'.join(t.rstrip() for t in shown if t.strip() and not t.startswith('<')), 'output':output}
 
-def _next(chapter): # number of the next executed notebook
-    return 1+max((int(m[1]) for p in (Path.cwd()/'runs').glob(f'{chapter}-*.ipynb') if (m:=re.match(rf'{chapter}-(\d+)$', p.stem))), default=0)
+    os.environ.setdefault(
+        'OMP_NUM_THREADS', '1'
+    )  # folds run side by side; threads of small networks only wait for each other
+    logging.getLogger('papermill').setLevel(logging.ERROR)
+    quiet = (
+        {'config': Config({'KernelManager': {'transport': 'ipc'}})} if os.name == 'posix' else {}
+    )  # over TCP each kernel warns of eavesdroppers
+    path = runnable()[chapter]
+    output = Path(output or Path.cwd() / 'runs' / f'{chapter}-{_next(chapter):03d}.ipynb')
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        nb = pm.execute_notebook(
+            str(path),
+            str(output),
+            parameters=params,
+            cwd=str(Path.cwd()),
+            kernel_name='python3',
+            progress_bar={'desc': chapter},
+            **quiet,
+        )
+    except pm.PapermillExecutionError as e:
+        raise SystemExit(
+            f'{chapter}: {e.ename}: {e.evalue}\n(executed notebook: {output})'
+        ) from None
+    done = [c for c in nb.cells if c.cell_type == 'code']
+    first = max(
+        k
+        for k, c in enumerate(done)
+        if {'parameters', 'injected-parameters'} & set(c.metadata.get('tags', []))
+    )
+    shown = [
+        ''.join(o.get('text') or o.get('data', {}).get('text/plain', ''))
+        for c in done[first + 2 :]
+        for o in c.outputs
+        if o.output_type in ('stream', 'execute_result') and o.get('name') != 'stderr'
+    ]
+    return {
+        'text': '\n'.join(t.rstrip() for t in shown if t.strip() and not t.startswith('<')),
+        'output': output,
+    }
 
-Pairs = Annotated[list[str], typer.Option('-p', '--param', help="name and value, as in -p alpha 0.7", show_default=False)]
+
+def _next(chapter):  # number of the next executed notebook
+    return 1 + max(
+        (
+            int(m[1])
+            for p in (Path.cwd() / 'runs').glob(f'{chapter}-*.ipynb')
+            if (m := re.match(rf'{chapter}-(\d+)$', p.stem))
+        ),
+        default=0,
+    )
+
+
+Pairs = Annotated[
+    list[str],
+    typer.Option('-p', '--param', help='name and value, as in -p alpha 0.7', show_default=False),
+]
 
 # %% ../nbs/09a_cli.ipynb #a0e81970
-def join_pairs(args:list[str])->list[str]:
+def join_pairs(args: list[str]) -> list[str]:
     "['-p','alpha','0.7'] to ['-p','alpha=0.7']"
-    out,i = [],0
-    while i<len(args):
-        if args[i] in ('-p','--param') and i+2<len(args) and '=' not in args[i+1]: out += ['-p',f'{args[i+1]}={args[i+2]}']; i += 3
-        else: out.append(args[i]); i += 1
+    out, i = [], 0
+    while i < len(args):
+        if args[i] in ('-p', '--param') and i + 2 < len(args) and '=' not in args[i + 1]:
+            out += ['-p', f'{args[i + 1]}={args[i + 2]}']
+            i += 3
+        else:
+            out.append(args[i])
+            i += 1
     return out
 
-@app.command()
-def run(chapter:Annotated[str, typer.Argument(help="distill, evaluate, explain, deploy, …")], param:Pairs=[],
-        output:Annotated[Path|None, typer.Option('--output', '-o', help="executed notebook; default runs/<chapter>-<n>.ipynb")]=None):
-    "Execute a chapter's full run with your parameters."
-    known = runnable()
-    if chapter not in known: raise typer.BadParameter(f"unknown chapter '{chapter}', choose one of: {', '.join(known)}")
-    if bad:=[p for p in param if '=' not in p]: raise typer.BadParameter(f"-p needs a name and a value, got '{bad[0]}'")
-    done = execute(chapter, parse_params([tuple(p.split('=',1)) for p in param], read_params(known[chapter])), output)
-    typer.echo(done['text']); typer.echo(f"executed notebook: {done['output']}")
 
 @app.command()
-def params(chapter:Annotated[str, typer.Argument(help="distill, evaluate, explain, deploy, …")]):
+def run(
+    chapter: Annotated[str, typer.Argument(help='distill, evaluate, explain, deploy, …')],
+    param: Pairs = [],
+    output: Annotated[
+        Path | None,
+        typer.Option('--output', '-o', help='executed notebook; default runs/<chapter>-<n>.ipynb'),
+    ] = None,
+):
+    "Execute a chapter's full run with your parameters."
+    known = runnable()
+    if chapter not in known:
+        raise typer.BadParameter(f"unknown chapter '{chapter}', choose one of: {', '.join(known)}")
+    if bad := [p for p in param if '=' not in p]:
+        raise typer.BadParameter(f"-p needs a name and a value, got '{bad[0]}'")
+    done = execute(
+        chapter,
+        parse_params([tuple(p.split('=', 1)) for p in param], read_params(known[chapter])),
+        output,
+    )
+    typer.echo(done['text'])
+    typer.echo(f'executed notebook: {done["output"]}')
+
+
+@app.command()
+def params(chapter: Annotated[str, typer.Argument(help='distill, evaluate, explain, deploy, …')]):
     "List the parameters of a chapter, with types, defaults and meanings."
     known = runnable()
-    if chapter not in known: raise typer.BadParameter(f"unknown chapter '{chapter}', choose one of: {', '.join(known)}")
-    for n,(kind,default,meaning) in read_params(known[chapter]).items(): typer.echo(f'{n:18s} {kind:6s} {default!r:12}  {meaning}')
+    if chapter not in known:
+        raise typer.BadParameter(f"unknown chapter '{chapter}', choose one of: {', '.join(known)}")
+    for n, (kind, default, meaning) in read_params(known[chapter]).items():
+        typer.echo(f'{n:18s} {kind:6s} {default!r:12}  {meaning}')
+
 
 @app.command()
 def datasets():
     "List the data sets, and which of them are here."
-    from harkd.data import DATASETS,data_root
+    from harkd.data import DATASETS, data_root
+
     for c in DATASETS.values():
-        try: where = str(data_root(c))
-        except FileNotFoundError: where = f'not here; get it from: {c.where}'
+        try:
+            where = str(data_root(c))
+        except FileNotFoundError:
+            where = f'not here; get it from: {c.where}'
         typer.echo(f'{c.name:15s} {c.title}\n{"":15s} {where}')
 
 # %% ../nbs/09a_cli.ipynb #3844fac0
-def recipes()->dict[str,dict]: # Name to {'says','chapter','params'}
+def recipes() -> dict[str, dict]:  # Name to {'says','chapter','params'}
     "The experiments behind published figures"
-    return {p.stem:json.loads(p.read_text(encoding='utf8')) for p in sorted((notebooks_dir()/'recipes').glob('*.json'))}
+    return {
+        p.stem: json.loads(p.read_text(encoding='utf8'))
+        for p in sorted((notebooks_dir() / 'recipes').glob('*.json'))
+    }
+
 
 @app.command()
-def recipe(name:Annotated[str, typer.Argument(help="one of the list; none: show the list")]='', param:Pairs=[],
-           output:Annotated[Path|None, typer.Option('--output', '-o', help="executed notebook; default runs/<chapter>-<n>.ipynb")]=None):
+def recipe(
+    name: Annotated[str, typer.Argument(help='one of the list; none: show the list')] = '',
+    param: Pairs = [],
+    output: Annotated[
+        Path | None,
+        typer.Option('--output', '-o', help='executed notebook; default runs/<chapter>-<n>.ipynb'),
+    ] = None,
+):
     "Run the experiment behind a published figure; without a name, list them."
     known = recipes()
-    if not name: return [typer.echo(f"{n:22s} {r['chapter']:12s} {r['says']}") for n,r in known.items()]
-    if name not in known: raise typer.BadParameter(f"unknown recipe '{name}', choose one of: {', '.join(known)}")
-    given = [p.split('=',1)[0] for p in param]; run(known[name]['chapter'], [*param, *(f'{k}={v}' for k,v in known[name]['params'].items() if k not in given)], output)
+    if not name:
+        return [typer.echo(f'{n:22s} {r["chapter"]:12s} {r["says"]}') for n, r in known.items()]
+    if name not in known:
+        raise typer.BadParameter(f"unknown recipe '{name}', choose one of: {', '.join(known)}")
+    given = [p.split('=', 1)[0] for p in param]
+    run(
+        known[name]['chapter'],
+        [*param, *(f'{k}={v}' for k, v in known[name]['params'].items() if k not in given)],
+        output,
+    )
 
 # %% ../nbs/09a_cli.ipynb #a93a8f29
-def _fail(f, *args, **kwargs): # what users get wrong is a message, not a traceback
-    try: return f(*args, **kwargs)
-    except (ValueError,OSError,ImportError,RuntimeError) as e: raise SystemExit(f'error: {e}') from None
+def _fail(f, *args, **kwargs):  # what users get wrong is a message, not a traceback
+    try:
+        return f(*args, **kwargs)
+    except (ValueError, OSError, ImportError, RuntimeError) as e:
+        raise SystemExit(f'error: {e}') from None
+
 
 @app.command()
-def export(run:Annotated[Path, typer.Argument(help="folder of a finished distillation run")], format:Annotated[str, typer.Option(help="onnx | tflite")]='onnx', quantize:Annotated[str, typer.Option(help="fp32 | fp16 | int8_dynamic | int8")]='fp32',
-           arm:Annotated[str, typer.Option(help="distilled | control")]='distilled', seed:Annotated[int, typer.Option(help="which of the run's seeds")]=0, output:Annotated[str, typer.Option('--output','-o', help="folder of the bundle; default below the run")]='',
-           calibrate:Annotated[str, typer.Option(help="development run to calibrate on, where the run looked at test subjects; 'none': no calibration")]='', c:Annotated[bool, typer.Option('--c', help="also a C array, for int8 TFLite")]=False):
+def export(
+    run: Annotated[Path, typer.Argument(help='folder of a finished distillation run')],
+    format: Annotated[str, typer.Option(help='onnx | tflite')] = 'onnx',
+    quantize: Annotated[str, typer.Option(help='fp32 | fp16 | int8_dynamic | int8')] = 'fp32',
+    arm: Annotated[str, typer.Option(help='distilled | control')] = 'distilled',
+    seed: Annotated[int, typer.Option(help="which of the run's seeds")] = 0,
+    output: Annotated[
+        str, typer.Option('--output', '-o', help='folder of the bundle; default below the run')
+    ] = '',
+    calibrate: Annotated[
+        str,
+        typer.Option(
+            help="development run to calibrate on, where the run looked at test subjects; 'none': no calibration"
+        ),
+    ] = '',
+    c: Annotated[bool, typer.Option('--c', help='also a C array, for int8 TFLite')] = False,
+):
     "Write a bundle that agrees with its model, or nothing."
     from harkd.formats import export as export_bundle
-    folder = _fail(export_bundle, run.absolute() if run.exists() else run, output, format, quantize, arm, None, seed, calibrate, c)
-    typer.echo(f'{folder}: '+', '.join(f'{p.name} ({p.stat().st_size:,} bytes)' for p in sorted(folder.iterdir())))
+
+    folder = _fail(
+        export_bundle,
+        run.absolute() if run.exists() else run,
+        output,
+        format,
+        quantize,
+        arm,
+        None,
+        seed,
+        calibrate,
+        c,
+    )
+    typer.echo(
+        f'{folder}: '
+        + ', '.join(f'{p.name} ({p.stat().st_size:,} bytes)' for p in sorted(folder.iterdir()))
+    )
+
 
 @app.command()
-def check(bundle:Annotated[Path, typer.Argument(help="folder with bundle.json")], run:Annotated[Path, typer.Argument(help="folder of the run it was made from")]):
+def check(
+    bundle: Annotated[Path, typer.Argument(help='folder with bundle.json')],
+    run: Annotated[Path, typer.Argument(help='folder of the run it was made from')],
+):
     "Does a bundle still decide as the model it was made from?"
     from harkd.formats import check_bundle
-    d = _fail(check_bundle, bundle, run.absolute() if run.exists() else run)
-    typer.echo(f"same decisions in {d['same']:.2%} of {d['windows']} windows, largest difference {d['gap']:.2g}")
 
-@app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True, help_option_names=[]))
-def stream(ctx:typer.Context):
+    d = _fail(check_bundle, bundle, run.absolute() if run.exists() else run)
+    typer.echo(
+        f'same decisions in {d["same"]:.2%} of {d["windows"]} windows, largest difference {d["gap"]:.2g}'
+    )
+
+
+@app.command(
+    context_settings=dict(allow_extra_args=True, ignore_unknown_options=True, help_option_names=[])
+)
+def stream(ctx: typer.Context):
     "Decide on samples: harkd stream BUNDLE < samples.csv (--help says more)."
     from harkd.runtime import main as run_stream
+
     run_stream(ctx.args)
 
+
 @app.command()
-def bench(bundles:Annotated[list[Path], typer.Argument(help="folders with bundle.json; several are measured in turn, A B A B …")], threads:Annotated[int, typer.Option(help="of the inference engine")]=1):
+def bench(
+    bundles: Annotated[
+        list[Path],
+        typer.Argument(help='folders with bundle.json; several are measured in turn, A B A B …'),
+    ],
+    threads: Annotated[int, typer.Option(help='of the inference engine')] = 1,
+):
     "Latency of bundles on this machine, preparation included."
     import numpy as np
+
     from harkd.cost import compare_latency
     from harkd.runs import processor
     from harkd.runtime import Bundle
-    loaded = {str(b):_fail(Bundle, b, threads) for b in bundles}; x = {k:np.random.default_rng(0).normal(size=(1,b.samples,len(b.raw))) for k,b in loaded.items()}
+
+    loaded = {str(b): _fail(Bundle, b, threads) for b in bundles}
+    x = {
+        k: np.random.default_rng(0).normal(size=(1, b.samples, len(b.raw)))
+        for k, b in loaded.items()
+    }
     typer.echo(f'{processor()}, {threads} thread(s); one window, preparation included')
-    for k,v in compare_latency({k:(lambda b=b,k=k: b(x[k])) for k,b in loaded.items()}, threads=threads).items(): typer.echo(f"{v['p50_ms']:8.3f} ms p50 {v['p95_ms']:8.3f} ms p95 {loaded[k].about['bytes']:>9,} bytes  {k}")
+    for k, v in compare_latency(
+        {k: (lambda b=b, k=k: b(x[k])) for k, b in loaded.items()}, threads=threads
+    ).items():
+        typer.echo(
+            f'{v["p50_ms"]:8.3f} ms p50 {v["p95_ms"]:8.3f} ms p95 {loaded[k].about["bytes"]:>9,} bytes  {k}'
+        )
 
 # %% ../nbs/09a_cli.ipynb #cabc953c
 @app.command()
-def explore(run:Annotated[str, typer.Argument(help="folder of a finished distillation run; default HARKD_RUN, or the newest")]='', port:Annotated[int, typer.Option(help="of the page")]=8866, browser:Annotated[bool, typer.Option(help="open it")]=True):
+def explore(
+    run: Annotated[
+        str,
+        typer.Argument(
+            help='folder of a finished distillation run; default HARKD_RUN, or the newest'
+        ),
+    ] = '',
+    port: Annotated[int, typer.Option(help='of the page')] = 8866,
+    browser: Annotated[bool, typer.Option(help='open it')] = True,
+):
     "Decisions of a run on a page in the browser: slide, hide, compare."
     from harkd.explore import find_run
     from harkd.runs import Run
-    if importlib.util.find_spec('voila') is None: raise SystemExit("error: the page needs voila: pip install 'harkd[explore]'")
-    path = Path(run) if run else _fail(find_run); found = _fail(Run, path.absolute() if path.exists() else path)
-    if not found.finished: raise SystemExit(f"error: run '{found.path}' is not finished")
-    args = [sys.executable,'-m','voila',str(notebooks_dir().parent/'apps'/'explorer.ipynb'),f'--port={port}','--Voila.ip=127.0.0.1',*([] if browser else ['--no-browser'])]
-    os.execve(sys.executable, args, {**os.environ, 'HARKD_RUN':str(found.path)})   # this process becomes the page: what stops it stops the page
+
+    if importlib.util.find_spec('voila') is None:
+        raise SystemExit("error: the page needs voila: pip install 'harkd[explore]'")
+    path = Path(run) if run else _fail(find_run)
+    found = _fail(Run, path.absolute() if path.exists() else path)
+    if not found.finished:
+        raise SystemExit(f"error: run '{found.path}' is not finished")
+    args = [
+        sys.executable,
+        '-m',
+        'voila',
+        str(notebooks_dir().parent / 'apps' / 'explorer.ipynb'),
+        f'--port={port}',
+        '--Voila.ip=127.0.0.1',
+        *([] if browser else ['--no-browser']),
+    ]
+    os.execve(
+        sys.executable, args, {**os.environ, 'HARKD_RUN': str(found.path)}
+    )  # this process becomes the page: what stops it stops the page
 
 # %% ../nbs/09a_cli.ipynb #593c1670
 @app.command()
-def demo(seeds:Annotated[int, typer.Option(help="repetitions of each training")]=3,
-         epochs:Annotated[int, typer.Option(help="passes of each training; more are better, and slower")]=9,
-         folds:Annotated[int, typer.Option(help="groups of people, each held out once")]=3,
-         name:Annotated[str, typer.Option(help="name of the run folder below runs/")]='demo'):
+def demo(
+    seeds: Annotated[int, typer.Option(help='repetitions of each training')] = 3,
+    epochs: Annotated[
+        int, typer.Option(help='passes of each training; more are better, and slower')
+    ] = 9,
+    folds: Annotated[int, typer.Option(help='groups of people, each held out once')] = 3,
+    name: Annotated[str, typer.Option(help='name of the run folder below runs/')] = 'demo',
+):
     "The whole path on SPAR: distil, explain, export; a few minutes on two cores."
     import time
+
     from harkd.runs import repo_root
-    start = time.perf_counter(); folder = repo_root()/'runs'/name; wrote = []
-    typer.echo("SPAR: seven shoulder exercises of ten people. The teacher has accelerometer and gyroscope, the student the accelerometer alone.")
-    for chapter,args in (('distill', dict(run=name, seeds=seeds, epochs=epochs, teacher_epochs=epochs, folds=folds)), ('explain', dict(run=name, trials=0)), ('deploy', dict(run=name))):
-        done = execute(chapter, args, folder/f'{chapter}.ipynb'); wrote.append(done['output'])
-        typer.echo(f"\n== {chapter} ==\n{done['text']}")
-    typer.echo(f"\n{time.perf_counter()-start:.0f} s. Executed notebooks, with their figures:"); [typer.echo(f'  {w}') for w in wrote]
-    typer.echo("Accuracy is on people who were in no training; ± is half a 95 % interval over seeds.")
+
+    start = time.perf_counter()
+    folder = repo_root() / 'runs' / name
+    wrote = []
+    typer.echo(
+        'SPAR: seven shoulder exercises of ten people. The teacher has accelerometer and gyroscope, the student the accelerometer alone.'
+    )
+    for chapter, args in (
+        ('distill', dict(run=name, seeds=seeds, epochs=epochs, teacher_epochs=epochs, folds=folds)),
+        ('explain', dict(run=name, trials=0)),
+        ('deploy', dict(run=name)),
+    ):
+        done = execute(chapter, args, folder / f'{chapter}.ipynb')
+        wrote.append(done['output'])
+        typer.echo(f'\n== {chapter} ==\n{done["text"]}')
+    typer.echo(f'\n{time.perf_counter() - start:.0f} s. Executed notebooks, with their figures:')
+    [typer.echo(f'  {w}') for w in wrote]
+    typer.echo(
+        'Accuracy is on people who were in no training; ± is half a 95 % interval over seeds.'
+    )
+
 
 def main():
     "The `harkd` command"

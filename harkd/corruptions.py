@@ -7,117 +7,269 @@ __all__ = ['CORRUPTIONS', 'corrupt', 'corrupted_batches', 'corruption_rows', 'Co
            'corruption_table', 'plot_corruptions']
 
 # %% ../nbs/07g_corruptions.ipynb #2ce309c3
-from dataclasses import dataclass,replace
-from typing import Callable
-import numpy as np, pandas as pd, torch
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
 from torch import Tensor
 
-from .augment import random_rotations,rotate_sensors
-from .baselines import as_array,make_classifier
+from .augment import random_rotations, rotate_sensors
+from .baselines import as_array, make_classifier
 from .distill import open_run
-from .judge import ARM_COLORS
-from .metrics import mean_interval,scores,show_interval
-from .preprocess import Batch
-from .runs import Run,hash_config,write_ledger,write_results
-from .split import Feed,step_seed
+from .metrics import mean_interval, scores, show_interval
+from .runs import Run, hash_config, write_ledger, write_results
+from .significance import ARM_COLORS
+from .split import BatchLoader, step_seed
 from .train import run_model
 
 # %% ../nbs/07g_corruptions.ipynb #4dc87c47
-CORRUPTIONS = tuple((f, s) for f,strengths in (('noise',(.05,.1,.2,.3,.5)), ('dropped',(.05,.1,.2,.3,.5)), ('gap',(.05,.1,.2,.3,.4)), ('rotation',(5.,10.,15.,20.,30.)),
-    ('trouble',('gain 0.8','gain 1.2','drift','dead axis','dead sensor'))) for s in strengths)
+CORRUPTIONS = tuple(
+    (f, s)
+    for f, strengths in (
+        ('noise', (0.05, 0.1, 0.2, 0.3, 0.5)),
+        ('dropped', (0.05, 0.1, 0.2, 0.3, 0.5)),
+        ('gap', (0.05, 0.1, 0.2, 0.3, 0.4)),
+        ('rotation', (5.0, 10.0, 15.0, 20.0, 30.0)),
+        ('trouble', ('gain 0.8', 'gain 1.2', 'drift', 'dead axis', 'dead sensor')),
+    )
+    for s in strengths
+)
 
-def _fill(x, lost): # (b,t,c) with (b,t) True where a sample is lost: straight lines between those that are left, ends held
-    t = torch.arange(x.shape[1]).expand(lost.shape); before = torch.where(lost, -1, t).cummax(1).values; after = torch.where(lost, x.shape[1], t).flip(1).cummin(1).values.flip(1)
-    a,b = torch.where(before<0, after, before).clamp(max=x.shape[1]-1),torch.where(after>=x.shape[1], before, after).clamp(min=0); w = ((t-a)/(b-a).clamp(min=1)).clamp(0, 1).to(x)[...,None]
-    pick = lambda i: x.gather(1, i[...,None].expand_as(x))
+
+def _fill(
+    x, lost
+):  # (b,t,c) with (b,t) True where a sample is lost: straight lines between those that are left, ends held
+    t = torch.arange(x.shape[1]).expand(lost.shape)
+    before = torch.where(lost, -1, t).cummax(1).values
+    after = torch.where(lost, x.shape[1], t).flip(1).cummin(1).values.flip(1)
+    a, b = (
+        torch.where(before < 0, after, before).clamp(max=x.shape[1] - 1),
+        torch.where(after >= x.shape[1], before, after).clamp(min=0),
+    )
+    w = ((t - a) / (b - a).clamp(min=1)).clamp(0, 1).to(x)[..., None]
+    pick = lambda i: x.gather(1, i[..., None].expand_as(x))
     return torch.lerp(pick(a), pick(b), w)
 
-def _trouble(x, kind, channels, sd, g):
-    if kind.startswith('gain'): return x*float(kind.split()[1])
-    b,t,c = x.shape
-    if kind=='drift': return x+torch.linspace(0, 1, t)[None,:,None]*sd*(torch.randint(2, (b,1,c), generator=g)*2-1)
-    names = [n if kind=='dead axis' else n.rsplit('_',1)[0] for n in channels]; units = list(dict.fromkeys(names))
-    dead = torch.randint(len(units), (b,), generator=g); which = torch.tensor([units.index(n) for n in names])
-    return torch.where(which[None]==dead[:,None], 0., x.transpose(0,1)).transpose(0,1)
 
-def corrupt(x:Tensor, # (b,t,c) windows, SI units
-            channels:tuple[str,...], # Their names: acc_x, …
-            sd:Tensor, # (c,) standard deviations over training people
-            family:str, strength, # One of `CORRUPTIONS`
-            seed:int=0)->Tensor: # (b,t,c)
+def _trouble(x, kind, channels, sd, g):
+    if kind.startswith('gain'):
+        return x * float(kind.split()[1])
+    b, t, c = x.shape
+    if kind == 'drift':
+        return x + torch.linspace(0, 1, t)[None, :, None] * sd * (
+            torch.randint(2, (b, 1, c), generator=g) * 2 - 1
+        )
+    names = [n if kind == 'dead axis' else n.rsplit('_', 1)[0] for n in channels]
+    units = list(dict.fromkeys(names))
+    dead = torch.randint(len(units), (b,), generator=g)
+    which = torch.tensor([units.index(n) for n in names])
+    return torch.where(which[None] == dead[:, None], 0.0, x.transpose(0, 1)).transpose(0, 1)
+
+
+def corrupt(
+    x: Tensor,  # (b,t,c) windows, SI units
+    channels: tuple[str, ...],  # Their names: acc_x, …
+    sd: Tensor,  # (c,) standard deviations over training people
+    family: str,
+    strength,  # One of `CORRUPTIONS`
+    seed: int = 0,
+) -> Tensor:  # (b,t,c)
     "One kind of trouble"
-    if (family,strength) not in CORRUPTIONS: raise ValueError(f"unknown corruption {family} {strength}, choose one of: {', '.join(f'{f} {s}' for f,s in CORRUPTIONS)}")
-    g = torch.Generator().manual_seed(step_seed(seed, CORRUPTIONS.index((family,strength)))); b,t,c = x.shape
-    if family=='noise': return x+strength*sd*torch.randn(x.shape, generator=g)
-    if family=='dropped': return _fill(x, torch.rand(b, t, generator=g).argsort(1)<round(strength*t))
-    if family=='rotation': return rotate_sensors(x, channels, random_rotations(b, strength, g, exact=True))
-    if family=='trouble': return _trouble(x, strength, channels, sd, g)
-    n = round(strength*t); start = 1+(torch.rand(b, 1, generator=g)*(t-n)).long(); i = torch.arange(t).expand(b, t)
-    return x.gather(1, torch.where((i>=start)&(i<start+n), start-1, i)[...,None].expand(b, t, c))
+    if (family, strength) not in CORRUPTIONS:
+        raise ValueError(
+            f'unknown corruption {family} {strength}, choose one of: {", ".join(f"{f} {s}" for f, s in CORRUPTIONS)}'
+        )
+    g = torch.Generator().manual_seed(step_seed(seed, CORRUPTIONS.index((family, strength))))
+    b, t, c = x.shape
+    if family == 'noise':
+        return x + strength * sd * torch.randn(x.shape, generator=g)
+    if family == 'dropped':
+        return _fill(x, torch.rand(b, t, generator=g).argsort(1) < round(strength * t))
+    if family == 'rotation':
+        return rotate_sensors(x, channels, random_rotations(b, strength, g, exact=True))
+    if family == 'trouble':
+        return _trouble(x, strength, channels, sd, g)
+    n = round(strength * t)
+    start = 1 + (torch.rand(b, 1, generator=g) * (t - n)).long()
+    i = torch.arange(t).expand(b, t)
+    return x.gather(
+        1, torch.where((i >= start) & (i < start + n), start - 1, i)[..., None].expand(b, t, c)
+    )
 
 # %% ../nbs/07g_corruptions.ipynb #e259d307
-def corrupted_batches(feed:Feed, ids, inputs:tuple[str,...], family:str, strength, seed:int=0, batch_size:int=512): # Yields normalised batches
+def corrupted_batches(
+    loader: BatchLoader,
+    ids,
+    inputs: tuple[str, ...],
+    family: str,
+    strength,
+    seed: int = 0,
+    batch_size: int = 512,
+):  # Yields normalised batches
     "Held-out windows in trouble"
-    w = feed.split.windows
+    w = loader.split.windows
     for i in range(0, len(ids), batch_size):
-        b = w.batch(ids[i:i+batch_size]); x = dict(b.x)
+        b = w.batch(ids[i : i + batch_size])
+        x = dict(b.x)
         for k in inputs:
-            raw = [j for j,c in enumerate(b.channels[k]) if c.rsplit('_',1)[-1] in 'xyz' and '_' in c]; names = tuple(b.channels[k][j] for j in raw); sd = torch.tensor(feed.norm.std[k])[raw]; v = b.x[k].clone()
-            v[...,raw] = corrupt(v[...,raw], names, sd, family, strength, step_seed(seed, i))
-            for j,c in enumerate(b.channels[k]):
-                if c.endswith('_norm'): at = [b.channels[k].index(f'{c[:-5]}_{a}') for a in 'xyz']; v[...,j] = v[...,at].norm(dim=-1)
+            raw = [
+                j for j, c in enumerate(b.channels[k]) if c.rsplit('_', 1)[-1] in 'xyz' and '_' in c
+            ]
+            names = tuple(b.channels[k][j] for j in raw)
+            sd = torch.tensor(loader.norm.std[k])[raw]
+            v = b.x[k].clone()
+            v[..., raw] = corrupt(v[..., raw], names, sd, family, strength, step_seed(seed, i))
+            for j, c in enumerate(b.channels[k]):
+                if c.endswith('_norm'):
+                    at = [b.channels[k].index(f'{c[:-5]}_{a}') for a in 'xyz']
+                    v[..., j] = v[..., at].norm(dim=-1)
             x[k] = v
-        yield feed.norm(replace(b, x=x))
+        yield loader.norm(replace(b, x=x))
 
-def corruption_rows(decide:Callable, # Function of a normalised batch to (b,) classes
-                    feed:Feed, ids, inputs:tuple[str,...], **columns # Of the result rows
-                   )->list[dict]: # One a corruption, and one without
+
+def corruption_rows(
+    decide: Callable,  # Function of a normalised batch to (b,) classes
+    loader: BatchLoader,
+    ids,
+    inputs: tuple[str, ...],
+    **columns,  # Of the result rows
+) -> list[dict]:  # One a corruption, and one without
     "How often a model is right in trouble"
-    y = feed.split.windows.y[ids]; rows = []
-    for family,strength in (('none',0.),*CORRUPTIONS):
-        batches = feed.plain(ids) if family=='none' else corrupted_batches(feed, ids, inputs, family, strength)
-        pred = np.concatenate([np.asarray(decide(b)) for b in batches]); rows.append({**columns, 'method':f'{family} {strength}' if family!='none' else 'none', **scores(y, pred)})
+    y = loader.split.windows.y[ids]
+    rows = []
+    for family, strength in (('none', 0.0), *CORRUPTIONS):
+        batches = (
+            loader.eval_batches(ids)
+            if family == 'none'
+            else corrupted_batches(loader, ids, inputs, family, strength)
+        )
+        pred = np.concatenate([np.asarray(decide(b)) for b in batches])
+        rows.append(
+            {
+                **columns,
+                'method': f'{family} {strength}' if family != 'none' else 'none',
+                **scores(y, pred),
+            }
+        )
     return rows
 
 # %% ../nbs/07g_corruptions.ipynb #90a75c9e
 @dataclass(frozen=True)
 class CorruptionConfig:
     "Which run to put into trouble"
-    run:str='' # Folder of a finished distillation run
-    seeds:int=5 # How many of the run's seeds, at most
-    minirocket:bool=True # Also MiniRocket on the same windows
-    results:str='' # Also write nbs/results/<results>.csv
 
-def run_corruptions(cfg:CorruptionConfig)->list[dict]: # Result rows; protocol 'corruptions'
+    run: str = ''  # Folder of a finished distillation run
+    seeds: int = 5  # How many of the run's seeds, at most
+    minirocket: bool = True  # Also MiniRocket on the same windows
+    results: str = ''  # Also write nbs/results/<results>.csv
+
+
+def run_corruptions(cfg: CorruptionConfig) -> list[dict]:  # Result rows; protocol 'corruptions'
     "Student alone, distilled student and MiniRocket in the same trouble"
-    run = Run(cfg.run); c = open_run(cfg.run)[0]; rows = []
-    for fold,seed in sorted({tuple(int(v[4:]) for v in p.name.split('_')) for p in run.path.glob('fold*_seed*')}):
-        if seed>=cfg.seeds: continue
-        _,feed,ids,models = open_run(cfg.run, fold, seed); w = feed.split.windows; inputs = models['control'].inputs
-        base = dict(experiment=cfg.results or 'corruptions', dataset=w.card.name, protocol='corruptions'+('_2s' if w.card.window_s==2. and not w.card.whole else ''), part='test' if c.final else 'val', modality='+'.join(inputs), seed=seed, fold=feed.split.fold, config_hash=hash_config(c), data_hash=w.hash)
-        for arm in ('control','distilled'):
-            with torch.no_grad(): rows += corruption_rows(lambda b: run_model(models[arm], b).argmax(1), feed, ids, inputs, arm=arm, model=c.student, **base)
+    run = Run(cfg.run)
+    c = open_run(cfg.run)[0]
+    rows = []
+    for fold, seed in sorted(
+        {tuple(int(v[4:]) for v in p.name.split('_')) for p in run.path.glob('fold*_seed*')}
+    ):
+        if seed >= cfg.seeds:
+            continue
+        _, loader, ids, models = open_run(cfg.run, fold, seed)
+        w = loader.split.windows
+        inputs = models['control'].inputs
+        base = dict(
+            experiment=cfg.results or 'corruptions',
+            dataset=w.card.name,
+            protocol='corruptions' + ('_2s' if w.card.window_s == 2.0 and not w.card.whole else ''),
+            part='test' if c.final else 'val',
+            modality='+'.join(inputs),
+            seed=seed,
+            fold=loader.split.fold,
+            config_hash=hash_config(c),
+            data_hash=w.hash,
+        )
+        for arm in ('control', 'distilled'):
+            with torch.no_grad():
+                rows += corruption_rows(
+                    lambda b: run_model(models[arm], b).argmax(1),
+                    loader,
+                    ids,
+                    inputs,
+                    arm=arm,
+                    model=c.student,
+                    **base,
+                )
         if cfg.minirocket:
-            tr = feed.split.train; rocket = make_classifier('minirocket', seed=seed).fit(as_array(next(feed.plain(tr, len(tr))), inputs), w.y[tr])
-            rows += corruption_rows(lambda b: rocket.predict(as_array(b, inputs)), feed, ids, inputs, arm='baseline', model='minirocket', **base)
-    if c.final: write_ledger(rows)
-    if cfg.results: write_results(cfg.results, rows)
+            tr = loader.split.train
+            rocket = make_classifier('minirocket', seed=seed).fit(
+                as_array(next(loader.eval_batches(tr, len(tr))), inputs), w.y[tr]
+            )
+            rows += corruption_rows(
+                lambda b: rocket.predict(as_array(b, inputs)),
+                loader,
+                ids,
+                inputs,
+                arm='baseline',
+                model='minirocket',
+                **base,
+            )
+    if c.final:
+        write_ledger(rows)
+    if cfg.results:
+        write_results(cfg.results, rows)
     return rows
 
-def corruption_table(rows)->pd.DataFrame: # One row a model: without trouble, each family, mean over the 25; percent with ± half an interval over seeds
+
+def corruption_table(
+    rows,
+) -> pd.DataFrame:  # One row a model: without trouble, each family, mean over the 25; percent with ± half an interval over seeds
     "The suite for people"
-    d = pd.DataFrame(rows); d['family'] = d.method.str.split(' ').str[0]; out = []
-    for (arm,model),g in d.groupby(['arm','model'], sort=False):
-        mean = lambda s: show_interval(*mean_interval(s.groupby('seed').apply(lambda q: np.average(q.accuracy, weights=q.n), include_groups=False))); one = g[g.family!='none']
-        out.append({'':arm, 'model':model, 'no trouble':mean(g[g.family=='none']), **{f:mean(one[one.family==f]) for f in dict.fromkeys(one.family)}, 'mean of 25':mean(one), 'worst':f"{(w:=one.groupby('method').accuracy.mean()).min()*100:.1f} ({w.idxmin()})"})
+    d = pd.DataFrame(rows)
+    d['family'] = d.method.str.split(' ').str[0]
+    out = []
+    for (arm, model), g in d.groupby(['arm', 'model'], sort=False):
+        mean = lambda s: show_interval(
+            *mean_interval(
+                s.groupby('seed').apply(
+                    lambda q: np.average(q.accuracy, weights=q.n), include_groups=False
+                )
+            )
+        )
+        one = g[g.family != 'none']
+        out.append(
+            {
+                '': arm,
+                'model': model,
+                'no trouble': mean(g[g.family == 'none']),
+                **{f: mean(one[one.family == f]) for f in dict.fromkeys(one.family)},
+                'mean of 25': mean(one),
+                'worst': f'{(w := one.groupby("method").accuracy.mean()).min() * 100:.1f} ({w.idxmin()})',
+            }
+        )
     return pd.DataFrame(out).set_index('')
+
 
 def plot_corruptions(rows, ax=None):
     "Accuracy by corruption, a line a model; returns the Axes"
     import matplotlib.pyplot as plt
-    if ax is None: ax = plt.subplots(figsize=(7.5,2.8))[1]
-    d = pd.DataFrame(rows); names = [m for m in dict.fromkeys(d.method) if m!='none']
-    for (arm,model),g in d.groupby(['arm','model'], sort=False): ax.plot(g.groupby('method').accuracy.mean().reindex(names).to_numpy()*100, 'o-', ms=3, color=ARM_COLORS.get(arm), label=f'{arm}: {model}')
-    for k in range(5, 25, 5): ax.axvline(k-.5, color='#dddddd', lw=1)
-    ax.set_xticks(range(len(names)), names, rotation=90, fontsize=6); ax.set(ylabel='accuracy (%)', ylim=(0,100), title='What is left in trouble'); ax.legend(fontsize=6)
+
+    if ax is None:
+        ax = plt.subplots(figsize=(7.5, 2.8))[1]
+    d = pd.DataFrame(rows)
+    names = [m for m in dict.fromkeys(d.method) if m != 'none']
+    for (arm, model), g in d.groupby(['arm', 'model'], sort=False):
+        ax.plot(
+            g.groupby('method').accuracy.mean().reindex(names).to_numpy() * 100,
+            'o-',
+            ms=3,
+            color=ARM_COLORS.get(arm),
+            label=f'{arm}: {model}',
+        )
+    for k in range(5, 25, 5):
+        ax.axvline(k - 0.5, color='#dddddd', lw=1)
+    ax.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+    ax.set(ylabel='accuracy (%)', ylim=(0, 100), title='What is left in trouble')
+    ax.legend(fontsize=6)
     return ax

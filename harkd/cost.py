@@ -7,67 +7,113 @@ __all__ = ['count_params', 'count_macs', 'model_bytes', 'latency', 'compare_late
 
 # %% ../nbs/02e_cost.ipynb #a011106e
 import time
-from typing import Callable
-import numpy as np, torch
-from torch import nn,Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from collections.abc import Callable
+
+import numpy as np
+import torch
 from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .runs import processor
 
 # %% ../nbs/02e_cost.ipynb #10a4b269
-def count_params(model:nn.Module)->int:
+def count_params(model: nn.Module) -> int:
     "Trainable and fixed parameters (buffers are not parameters)"
     return sum(p.numel() for p in model.parameters())
 
-def count_macs(model:nn.Module, *inputs:Tensor # One window: (1,t,c), …
-              )->int:
+
+def count_macs(
+    model: nn.Module,
+    *inputs: Tensor,  # One window: (1,t,c), …
+) -> int:
     "Multiply-accumulates of one forward pass"
-    was = model.training; model.eval(); counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter: model(*inputs)
+    was = model.training
+    model.eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(*inputs)
     model.train(was)
-    return counter.get_total_flops()//2
+    return counter.get_total_flops() // 2
 
 # %% ../nbs/02e_cost.ipynb #2cd27b46
-def model_bytes(model:nn.Module)->int:
+def model_bytes(model: nn.Module) -> int:
     "Bytes of the safetensors file"
-    return len(safetensors_bytes({k:v.detach().cpu().contiguous() for k,v in model.state_dict().items()}))
+    return len(
+        safetensors_bytes({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+    )
 
 # %% ../nbs/02e_cost.ipynb #034412a6
-def latency(f:Callable, # Called without arguments
-            seconds:float=.5, # How long to measure
-            warmup:int=10, least:int=30, # Calls
-            threads:int|None=1 # Of torch while measuring; None: as they are
-           )->dict: # p50_ms, p95_ms, calls, threads, processor
+def latency(
+    f: Callable,  # Called without arguments
+    seconds: float = 0.5,  # How long to measure
+    warmup: int = 10,
+    least: int = 30,  # Calls
+    threads: int | None = 1,  # Of torch while measuring; None: as they are
+) -> dict:  # p50_ms, p95_ms, calls, threads, processor
     "How long one call takes"
     had = torch.get_num_threads()
-    if threads: torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     try:
-        for _ in range(warmup): f()
-        times,end = [],time.perf_counter()+seconds
-        while len(times)<least or time.perf_counter()<end:
-            t = time.perf_counter(); f(); times.append(time.perf_counter()-t)
-    finally: torch.set_num_threads(had)
-    p50,p95 = np.percentile(times, (50,95))*1000
-    return dict(p50_ms=float(p50), p95_ms=float(p95), calls=len(times), threads=threads or had, processor=processor())
+        for _ in range(warmup):
+            f()
+        times, end = [], time.perf_counter() + seconds
+        while len(times) < least or time.perf_counter() < end:
+            t = time.perf_counter()
+            f()
+            times.append(time.perf_counter() - t)
+    finally:
+        torch.set_num_threads(had)
+    p50, p95 = np.percentile(times, (50, 95)) * 1000
+    return dict(
+        p50_ms=float(p50),
+        p95_ms=float(p95),
+        calls=len(times),
+        threads=threads or had,
+        processor=processor(),
+    )
 
-def compare_latency(fs:dict[str,Callable], rounds:int=20, calls:int=20, threads:int=1)->dict[str,dict]: # By name: p50_ms, p95_ms
+
+def compare_latency(
+    fs: dict[str, Callable], rounds: int = 20, calls: int = 20, threads: int = 1
+) -> dict[str, dict]:  # By name: p50_ms, p95_ms
     "Several callables in turn, A B A B …, so that a noisy machine is noisy to all of them"
-    had = torch.get_num_threads(); torch.set_num_threads(threads); times = {k:[] for k in fs}
+    had = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    times = {k: [] for k in fs}
     try:
-        for r in range(rounds+1):
-            for k,f in fs.items():
+        for r in range(rounds + 1):
+            for k, f in fs.items():
                 for _ in range(calls):
-                    t = time.perf_counter(); f(); d = time.perf_counter()-t
-                    if r: times[k].append(d)
-    finally: torch.set_num_threads(had)
-    return {k:dict(zip(('p50_ms','p95_ms'), (np.percentile(v, (50,95))*1000).tolist())) for k,v in times.items()}
+                    t = time.perf_counter()
+                    f()
+                    d = time.perf_counter() - t
+                    if r:
+                        times[k].append(d)
+    finally:
+        torch.set_num_threads(had)
+    return {
+        k: dict(zip(('p50_ms', 'p95_ms'), (np.percentile(v, (50, 95)) * 1000).tolist()))
+        for k, v in times.items()
+    }
 
 # %% ../nbs/02e_cost.ipynb #c9b1de25
-def cost(model:nn.Module, *inputs:Tensor, # One window
-         seconds:float=.3)->dict: # params, macs, bytes, latency_ms (p50, one thread, eager torch), device
+def cost(
+    model: nn.Module,
+    *inputs: Tensor,  # One window
+    seconds: float = 0.3,
+) -> dict:  # params, macs, bytes, latency_ms (p50, one thread, eager torch), device
     "All of it, for a table"
-    was = model.training; model.eval()
-    with torch.no_grad(): l = latency(lambda: model(*inputs), seconds)
+    was = model.training
+    model.eval()
+    with torch.no_grad():
+        l = latency(lambda: model(*inputs), seconds)
     model.train(was)
-    return dict(params=count_params(model), macs=count_macs(model, *inputs), bytes=model_bytes(model), latency_ms=round(l['p50_ms'],4), device=f"{l['processor']}, {l['threads']} thread")
+    return dict(
+        params=count_params(model),
+        macs=count_macs(model, *inputs),
+        bytes=model_bytes(model),
+        latency_ms=round(l['p50_ms'], 4),
+        device=f'{l["processor"]}, {l["threads"]} thread',
+    )

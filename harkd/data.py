@@ -8,24 +8,37 @@ __all__ = ['UTD_ACTIONS', 'MMFIT_ACTIONS', 'DATASETS', 'COLORS', 'Stream', 'Span
            'channel_color']
 
 # %% ../nbs/00_data.ipynb #816fd128
-import hashlib,importlib,importlib.util,os,re
-from dataclasses import dataclass,replace
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable
-import numpy as np, pandas as pd
+
+import numpy as np
+import pandas as pd
 
 # %% ../nbs/00_data.ipynb #caef4152
 @dataclass(frozen=True, eq=False)
 class Stream:
     "Samples of one sensor with their clock"
-    values:np.ndarray|Callable # (t,c) inertial, (t,j,3) skeleton, (t,h,w) depth; or a function that reads them
-    time:np.ndarray|None=None # (t,) seconds from the start of the recording, never falling; None: even over `span`
-    channels:tuple[str,...]=() # Names along the second axis: channels of a sensor, joints of a skeleton
-    units:tuple[str,...]=() # One for each channel, or a single one for all
-    placement:str='' # Where on the body, or 'camera'
-    span:tuple[float,float]=(0.,0.) # Seconds; used where `time` is None
 
-    def read(self)->tuple[np.ndarray,np.ndarray]: # Values and (t,) clock in seconds
+    values: (
+        np.ndarray | Callable
+    )  # (t,c) inertial, (t,j,3) skeleton, (t,h,w) depth; or a function that reads them
+    time: np.ndarray | None = (
+        None  # (t,) seconds from the start of the recording, never falling; None: even over `span`
+    )
+    channels: tuple[
+        str, ...
+    ] = ()  # Names along the second axis: channels of a sensor, joints of a skeleton
+    units: tuple[str, ...] = ()  # One for each channel, or a single one for all
+    placement: str = ''  # Where on the body, or 'camera'
+    span: tuple[float, float] = (0.0, 0.0)  # Seconds; used where `time` is None
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:  # Values and (t,) clock in seconds
         "The samples and their times"
         values = self.values() if callable(self.values) else self.values
         return values, (np.linspace(*self.span, len(values)) if self.time is None else self.time)
@@ -34,187 +47,397 @@ class Stream:
 @dataclass(frozen=True)
 class Span:
     "One activity from `start` to `stop`"
-    label:str # Name of the activity
-    start:float # Seconds, included
-    stop:float # Seconds, excluded
+
+    label: str  # Name of the activity
+    start: float  # Seconds, included
+    stop: float  # Seconds, excluded
+
 
 @dataclass(frozen=True, eq=False)
 class Recording:
     "One person moving for a while"
-    id:str # Unique in its data set
-    subject:str|None # Who moved; None where the publisher does not say
-    dataset:str # Name of the data set
-    streams:dict[str,Stream] # By name, e.g. 'imu', 'skeleton'
-    spans:tuple[Span,...] # What was done when, in order of time
-    group:str='' # What else must not be split, e.g. the source video or the published part
+
+    id: str  # Unique in its data set
+    subject: str | None  # Who moved; None where the publisher does not say
+    dataset: str  # Name of the data set
+    streams: dict[str, Stream]  # By name, e.g. 'imu', 'skeleton'
+    spans: tuple[Span, ...]  # What was done when, in order of time
+    group: str = ''  # What else must not be split, e.g. the source video or the published part
 
     @property
-    def duration(self)->float: # Seconds
+    def duration(self) -> float:  # Seconds
         "Time of the last sample of any stream"
-        return max(s.span[1] if s.time is None else float(s.time[-1]) for s in self.streams.values())
+        return max(
+            s.span[1] if s.time is None else float(s.time[-1]) for s in self.streams.values()
+        )
 
 # %% ../nbs/00_data.ipynb #31a250a4
 class BadRecording(ValueError):
     "A recording, or the file behind it, breaks a rule; the message names which"
 
-def check_recording(rec:Recording # As a reader made it
-                   )->Recording: # The same
+
+def check_recording(
+    rec: Recording,  # As a reader made it
+) -> Recording:  # The same
     "Raise `BadRecording` unless shapes, clocks, channels and spans fit together"
-    def bad(msg): raise BadRecording(f"{rec.dataset} {rec.id}: {msg}")
-    if not rec.streams: bad("has no streams")
-    for name,s in rec.streams.items():
-        if callable(s.values): continue
-        if s.values.ndim<2 or not len(s.values): bad(f"stream '{name}' has shape {s.values.shape}, expected (t,c) with t > 0")
-        if s.time is not None and len(s.time)!=len(s.values): bad(f"stream '{name}' has {len(s.values)} samples but {len(s.time)} times")
-        if s.time is not None and (np.diff(s.time)<0).any(): bad(f"stream '{name}' runs backwards in time")
-        if len(s.channels)!=s.values.shape[1]: bad(f"stream '{name}' has {s.values.shape[1]} channels but {len(s.channels)} names")
-        if len(s.units) not in (1,len(s.channels)): bad(f"stream '{name}' has {len(s.channels)} channels but {len(s.units)} units")
-    for a,b in zip(rec.spans, rec.spans[1:]):
-        if b.start<a.stop: bad(f"span {b} starts before {a} stops")
+
+    def bad(msg):
+        raise BadRecording(f'{rec.dataset} {rec.id}: {msg}')
+
+    if not rec.streams:
+        bad('has no streams')
+    for name, s in rec.streams.items():
+        if callable(s.values):
+            continue
+        if s.values.ndim < 2 or not len(s.values):
+            bad(f"stream '{name}' has shape {s.values.shape}, expected (t,c) with t > 0")
+        if s.time is not None and len(s.time) != len(s.values):
+            bad(f"stream '{name}' has {len(s.values)} samples but {len(s.time)} times")
+        if s.time is not None and (np.diff(s.time) < 0).any():
+            bad(f"stream '{name}' runs backwards in time")
+        if len(s.channels) != s.values.shape[1]:
+            bad(f"stream '{name}' has {s.values.shape[1]} channels but {len(s.channels)} names")
+        if len(s.units) not in (1, len(s.channels)):
+            bad(f"stream '{name}' has {len(s.channels)} channels but {len(s.units)} units")
+    for a, b in zip(rec.spans, rec.spans[1:]):
+        if b.start < a.stop:
+            bad(f'span {b} starts before {a} stops')
     for s in rec.spans:
-        if s.stop<=s.start: bad(f"span {s} is empty")
+        if s.stop <= s.start:
+            bad(f'span {s} is empty')
     return rec
 
 # %% ../nbs/00_data.ipynb #5d3b8fdf
 @dataclass(frozen=True)
 class DatasetCard:
     "What a data set is, and what may be asked of it"
-    name:str # Short name, and its folder below `HARKD_DATA`
-    title:str # In words
-    reader:str # 'module:function' below `harkd.`; takes the folder, returns recordings
-    classes:tuple[str,...] # Activities, in the order of their integer labels
-    fs:float # Hz, the rate to which inertial windows are resampled
-    student:tuple[str,...] # What the student feels
-    teacher:tuple[str,...] # What the teacher sees
-    train_subjects:tuple[str,...]=() # Published training subjects; empty: no published split
-    test_subjects:tuple[str,...]=() # Published test subjects
-    window_s:float=2. # Seconds of a window
-    stride_s:float=1. # Seconds between windows
-    whole:bool=False # Is one label span one sample (cut by hand), resampled to `length`?
-    length:int=160 # Samples of a whole trial
-    package:str='' # Installed Python package that carries the data, with the folder in it
-    where:str='' # Where to get the data
-    cite:str='' # Whom to cite
-    terms:str='' # Licence
+
+    name: str  # Short name, and its folder below `HARKD_DATA`
+    title: str  # In words
+    reader: str  # 'module:function' below `harkd.`; takes the folder, returns recordings
+    classes: tuple[str, ...]  # Activities, in the order of their integer labels
+    fs: float  # Hz, the rate to which inertial windows are resampled
+    student: tuple[str, ...]  # What the student feels
+    teacher: tuple[str, ...]  # What the teacher sees
+    train_subjects: tuple[str, ...] = ()  # Published training subjects; empty: no published split
+    test_subjects: tuple[str, ...] = ()  # Published test subjects
+    window_s: float = 2.0  # Seconds of a window
+    stride_s: float = 1.0  # Seconds between windows
+    whole: bool = False  # Is one label span one sample (cut by hand), resampled to `length`?
+    length: int = 160  # Samples of a whole trial
+    package: str = ''  # Installed Python package that carries the data, with the folder in it
+    where: str = ''  # Where to get the data
+    cite: str = ''  # Whom to cite
+    terms: str = ''  # Licence
 
 # %% ../nbs/00_data.ipynb #88d5eb9d
-UTD_ACTIONS = tuple('''swipe_left swipe_right wave clap throw arm_cross basketball_shoot draw_x draw_circle_cw draw_circle_ccw draw_triangle
-    bowling boxing baseball_swing tennis_swing arm_curl tennis_serve push knock catch pickup_throw jog walk sit_to_stand stand_to_sit
-    lunge squat'''.split())
-MMFIT_ACTIONS = tuple('''squats lunges bicep_curls situps pushups tricep_extensions dumbbell_rows jumping_jacks dumbbell_shoulder_press
-    lateral_shoulder_raises non_activity'''.split())
-_odd,_even = tuple(f's{i}' for i in (1,3,5,7)),tuple(f's{i}' for i in (2,4,6,8))
+UTD_ACTIONS = tuple(
+    [
+        'swipe_left',
+        'swipe_right',
+        'wave',
+        'clap',
+        'throw',
+        'arm_cross',
+        'basketball_shoot',
+        'draw_x',
+        'draw_circle_cw',
+        'draw_circle_ccw',
+        'draw_triangle',
+        'bowling',
+        'boxing',
+        'baseball_swing',
+        'tennis_swing',
+        'arm_curl',
+        'tennis_serve',
+        'push',
+        'knock',
+        'catch',
+        'pickup_throw',
+        'jog',
+        'walk',
+        'sit_to_stand',
+        'stand_to_sit',
+        'lunge',
+        'squat',
+    ]
+)
+MMFIT_ACTIONS = tuple(
+    [
+        'squats',
+        'lunges',
+        'bicep_curls',
+        'situps',
+        'pushups',
+        'tricep_extensions',
+        'dumbbell_rows',
+        'jumping_jacks',
+        'dumbbell_shoulder_press',
+        'lateral_shoulder_raises',
+        'non_activity',
+    ]
+)
+_odd, _even = tuple(f's{i}' for i in (1, 3, 5, 7)), tuple(f's{i}' for i in (2, 4, 6, 8))
 
-DATASETS = {c.name:c for c in [
-    DatasetCard('spar', 'Seven shoulder exercises felt by a smart watch', 'readers:read_spar', tuple('PEN ABD FEL IR ER TRAP ROW'.split()),
-        50., ('imu:acc',), ('imu',), window_s=4., stride_s=2., package='seglearn/data', where='pip install seglearn==1.2.5',
-        cite='Burns et al. 2018, arXiv 1802.01489', terms='BSD-3-Clause'),
-    DatasetCard('utd_mhad', '27 actions seen by a Kinect and felt at the wrist or the thigh', 'readers:read_utd_mhad', UTD_ACTIONS,
-        50., ('imu',), ('imu','skeleton'), _odd, _even, whole=True,
-        where='the Inertial and Skeleton archives of the UTD Multimodal Human Action Dataset (personal.utdallas.edu/~kehtar/UTD-MHAD.html)',
-        cite='Chen, Jafari, Kehtarnavaz 2015', terms='research use'),
-    DatasetCard('utd_mhad_small', 'UTD-MHAD with its depth videos, every 4th pixel of every 2nd frame', 'readers:read_utd_mhad_small', UTD_ACTIONS,
-        50., ('imu',), ('depth',), _odd, _even, whole=True, where='derived from the Depth archive of UTD-MHAD (chapter 00b says how)',
-        cite='Chen, Jafari, Kehtarnavaz 2015', terms='research use'),
-    DatasetCard('sp_sw_har', 'Standing up, walking, turning and sitting down, felt by a phone and a watch', 'readers:read_sp_sw_har',
-        tuple('SEATED STANDING_UP WALKING TURNING SITTING_DOWN'.split()), 50., ('watch',), ('watch','phone'), window_s=1., stride_s=.5,
-        where='github.com/GeoTecINIT/sp-sw-har-dataset (doi 10.5281/zenodo.8398688)', cite='Matey-Sanz et al. 2023', terms='CC BY 4.0'),
-    DatasetCard('uci_har', 'Six daily activities felt by a phone at the waist; published as windows', 'readers:read_uci_har',
-        tuple('WALKING WALKING_UPSTAIRS WALKING_DOWNSTAIRS SITTING STANDING LAYING'.split()), 50., ('imu:acc',), ('imu',),
-        ('train',), ('test',), window_s=2.56, stride_s=2.56, where='archive.ics.uci.edu, dataset 240', cite='Anguita et al. 2013',
-        terms='non-commercial'),
-    DatasetCard('mm_fit', 'Ten gym exercises and the time between, felt at five places and seen as 3-D poses', 'readers:read_mm_fit',
-        MMFIT_ACTIONS, 50., ('sw_l',), ('sw_l','sw_r','pose_3d'), window_s=5., stride_s=2.5, where='mmfit.github.io',
-        cite='Strömbäck et al. 2020', terms='research use'),
-    DatasetCard('synth', 'Simulated bodies (synthetic)', 'synth:read_synth', tuple('wave push circle_cw circle_ccw walk squat'.split()), 50., ('imu',), ('imu','skeleton'),
-        whole=True, length=100, package='harkd', where='made by chapter 00a', terms='Apache-2.0'),
-    DatasetCard('sessions', 'Your own recordings, as Parquet sessions or a folder of CSVs with a manifest', 'sessions:read_sessions', (),
-        50., (), (), where='chapter 00c says how to lay out your files'),
-]}
+DATASETS = {
+    c.name: c
+    for c in [
+        DatasetCard(
+            'spar',
+            'Seven shoulder exercises felt by a smart watch',
+            'readers:read_spar',
+            tuple(['PEN', 'ABD', 'FEL', 'IR', 'ER', 'TRAP', 'ROW']),
+            50.0,
+            ('imu:acc',),
+            ('imu',),
+            window_s=4.0,
+            stride_s=2.0,
+            package='seglearn/data',
+            where='pip install seglearn==1.2.5',
+            cite='Burns et al. 2018, arXiv 1802.01489',
+            terms='BSD-3-Clause',
+        ),
+        DatasetCard(
+            'utd_mhad',
+            '27 actions seen by a Kinect and felt at the wrist or the thigh',
+            'readers:read_utd_mhad',
+            UTD_ACTIONS,
+            50.0,
+            ('imu',),
+            ('imu', 'skeleton'),
+            _odd,
+            _even,
+            whole=True,
+            where='the Inertial and Skeleton archives of the UTD Multimodal Human Action Dataset (personal.utdallas.edu/~kehtar/UTD-MHAD.html)',
+            cite='Chen, Jafari, Kehtarnavaz 2015',
+            terms='research use',
+        ),
+        DatasetCard(
+            'utd_mhad_small',
+            'UTD-MHAD with its depth videos, every 4th pixel of every 2nd frame',
+            'readers:read_utd_mhad_small',
+            UTD_ACTIONS,
+            50.0,
+            ('imu',),
+            ('depth',),
+            _odd,
+            _even,
+            whole=True,
+            where='derived from the Depth archive of UTD-MHAD (chapter 00b says how)',
+            cite='Chen, Jafari, Kehtarnavaz 2015',
+            terms='research use',
+        ),
+        DatasetCard(
+            'sp_sw_har',
+            'Standing up, walking, turning and sitting down, felt by a phone and a watch',
+            'readers:read_sp_sw_har',
+            tuple(['SEATED', 'STANDING_UP', 'WALKING', 'TURNING', 'SITTING_DOWN']),
+            50.0,
+            ('watch',),
+            ('watch', 'phone'),
+            window_s=1.0,
+            stride_s=0.5,
+            where='github.com/GeoTecINIT/sp-sw-har-dataset (doi 10.5281/zenodo.8398688)',
+            cite='Matey-Sanz et al. 2023',
+            terms='CC BY 4.0',
+        ),
+        DatasetCard(
+            'uci_har',
+            'Six daily activities felt by a phone at the waist; published as windows',
+            'readers:read_uci_har',
+            tuple(
+                [
+                    'WALKING',
+                    'WALKING_UPSTAIRS',
+                    'WALKING_DOWNSTAIRS',
+                    'SITTING',
+                    'STANDING',
+                    'LAYING',
+                ]
+            ),
+            50.0,
+            ('imu:acc',),
+            ('imu',),
+            ('train',),
+            ('test',),
+            window_s=2.56,
+            stride_s=2.56,
+            where='archive.ics.uci.edu, dataset 240',
+            cite='Anguita et al. 2013',
+            terms='non-commercial',
+        ),
+        DatasetCard(
+            'mm_fit',
+            'Ten gym exercises and the time between, felt at five places and seen as 3-D poses',
+            'readers:read_mm_fit',
+            MMFIT_ACTIONS,
+            50.0,
+            ('sw_l',),
+            ('sw_l', 'sw_r', 'pose_3d'),
+            window_s=5.0,
+            stride_s=2.5,
+            where='mmfit.github.io',
+            cite='Strömbäck et al. 2020',
+            terms='research use',
+        ),
+        DatasetCard(
+            'synth',
+            'Simulated bodies (synthetic)',
+            'synth:read_synth',
+            tuple(['wave', 'push', 'circle_cw', 'circle_ccw', 'walk', 'squat']),
+            50.0,
+            ('imu',),
+            ('imu', 'skeleton'),
+            whole=True,
+            length=100,
+            package='harkd',
+            where='made by chapter 00a',
+            terms='Apache-2.0',
+        ),
+        DatasetCard(
+            'sessions',
+            'Your own recordings, as Parquet sessions or a folder of CSVs with a manifest',
+            'sessions:read_sessions',
+            (),
+            50.0,
+            (),
+            (),
+            where='chapter 00c says how to lay out your files',
+        ),
+    ]
+}
 
 # %% ../nbs/00_data.ipynb #95f0a183
-def dataset_card(name:str # One of `DATASETS`
-                )->DatasetCard:
+def dataset_card(
+    name: str,  # One of `DATASETS`
+) -> DatasetCard:
     "The card of a data set"
-    if name not in DATASETS: raise ValueError(f"unknown dataset '{name}', choose one of: {', '.join(DATASETS)}")
+    if name not in DATASETS:
+        raise ValueError(f"unknown dataset '{name}', choose one of: {', '.join(DATASETS)}")
     return DATASETS[name]
 
-def find_function(path:str # 'module:function', below `harkd.`
-                 )->Callable:
+
+def find_function(
+    path: str,  # 'module:function', below `harkd.`
+) -> Callable:
     "A function of a later chapter, by name (names outside `harkd` are refused)"
-    module,sep,name = path.partition(':')
-    if not (sep and module.isidentifier() and name.isidentifier()): raise ValueError(f"'{path}' is not a 'module:function' of harkd")
+    module, sep, name = path.partition(':')
+    if not (sep and module.isidentifier() and name.isidentifier()):
+        raise ValueError(f"'{path}' is not a 'module:function' of harkd")
     return getattr(importlib.import_module(f'harkd.{module}'), name)
 
 # %% ../nbs/00_data.ipynb #b62ecdcd
-def data_root(card:DatasetCard, # Whose files
-              root:str|Path='' # Folder of this data set; empty: below `HARKD_DATA`, or in the installed package
-             )->Path: # An existing folder that is not empty
+def data_root(
+    card: DatasetCard,  # Whose files
+    root: str
+    | Path = '',  # Folder of this data set; empty: below `HARKD_DATA`, or in the installed package
+) -> Path:  # An existing folder that is not empty
     "The folder that holds a data set"
-    if root: path = Path(root).expanduser()
-    elif card.package and (spec:=importlib.util.find_spec(card.package.split('/')[0])):
+    if root:
+        path = Path(root).expanduser()
+    elif card.package and (spec := importlib.util.find_spec(card.package.split('/')[0])):
         path = Path(spec.submodule_search_locations[0], *card.package.split('/')[1:])
-    elif os.environ.get('HARKD_DATA'): path = Path(os.environ['HARKD_DATA']).expanduser()/card.name
-    else: path = None
-    if path is not None and path.is_dir() and any(path.iterdir()): return path
-    what = "no folder given" if path is None else f"'{path}' is {'empty' if path.is_dir() else 'not a folder'}"
-    raise FileNotFoundError(f"data set '{card.name}': {what}. Get it from: {card.where}. Then set the environment variable HARKD_DATA "
-                            f"to the folder that holds '{card.name}/', or pass data_root (-p data_root DIR)")
+    elif os.environ.get('HARKD_DATA'):
+        path = Path(os.environ['HARKD_DATA']).expanduser() / card.name
+    else:
+        path = None
+    if path is not None and path.is_dir() and any(path.iterdir()):
+        return path
+    what = (
+        'no folder given'
+        if path is None
+        else f"'{path}' is {'empty' if path.is_dir() else 'not a folder'}"
+    )
+    raise FileNotFoundError(
+        f"data set '{card.name}': {what}. Get it from: {card.where}. Then set the environment variable HARKD_DATA "
+        f"to the folder that holds '{card.name}/', or pass data_root (-p data_root DIR)"
+    )
 
 # %% ../nbs/00_data.ipynb #1deb160f
-def hash_recordings(recordings:list[Recording] # Streams read on demand count by name only
-                   )->str: # 12 hex digits
+def hash_recordings(
+    recordings: list[Recording],  # Streams read on demand count by name only
+) -> str:  # 12 hex digits
     "A fingerprint of ids, spans, clocks and samples"
     h = hashlib.sha256()
     for r in recordings:
         h.update(repr((r.id, r.subject, r.group, r.spans, sorted(r.streams))).encode())
-        for _,s in sorted(r.streams.items()):
-            if callable(s.values): continue
+        for _, s in sorted(r.streams.items()):
+            if callable(s.values):
+                continue
             h.update(np.ascontiguousarray(s.values).tobytes())
-            if s.time is not None: h.update(np.ascontiguousarray(s.time).tobytes())
+            if s.time is not None:
+                h.update(np.ascontiguousarray(s.time).tobytes())
     return h.hexdigest()[:12]
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     "Recordings with their card"
-    card:DatasetCard
-    recordings:list[Recording]
-    hash:str='' # Fingerprint of everything read
+
+    card: DatasetCard
+    recordings: list[Recording]
+    hash: str = ''  # Fingerprint of everything read
 
     @property
-    def subjects(self)->list[str]: # In natural order, s2 before s10; without None
+    def subjects(self) -> list[str]:  # In natural order, s2 before s10; without None
         "Who was recorded"
         natural = lambda s: [int(w) if w.isdigit() else w for w in re.split(r'(\d+)', s)]
         return sorted({r.subject for r in self.recordings if r.subject is not None}, key=natural)
 
-    def table(self)->pd.DataFrame: # One row per activity
+    def table(self) -> pd.DataFrame:  # One row per activity
         "Recordings, subjects and minutes of each activity"
-        rows = [(s.label, r.id, r.subject, s.stop-s.start) for r in self.recordings for s in r.spans]
-        d = pd.DataFrame(rows, columns=['activity','recording','subject','s'])
-        t = d.groupby('activity').agg(spans=('s','size'), recordings=('recording','nunique'), subjects=('subject','nunique'), minutes=('s',lambda s:round(s.sum()/60,1)))
+        rows = [
+            (s.label, r.id, r.subject, s.stop - s.start) for r in self.recordings for s in r.spans
+        ]
+        d = pd.DataFrame(rows, columns=['activity', 'recording', 'subject', 's'])
+        t = d.groupby('activity').agg(
+            spans=('s', 'size'),
+            recordings=('recording', 'nunique'),
+            subjects=('subject', 'nunique'),
+            minutes=('s', lambda s: round(s.sum() / 60, 1)),
+        )
         return t.reindex([c for c in self.card.classes if c in t.index])
 
 # %% ../nbs/00_data.ipynb #48a3869e
-def load_dataset(name:str='spar', # One of `DATASETS`
-                 root:str|Path='', # Folder of this data set; empty: see `data_root`
-                 **kwargs # Passed to the reader, e.g. `streams=('imu',)`
-                )->Dataset:
+def load_dataset(
+    name: str = 'spar',  # One of `DATASETS`
+    root: str | Path = '',  # Folder of this data set; empty: see `data_root`
+    **kwargs,  # Passed to the reader, e.g. `streams=('imu',)`
+) -> Dataset:
     "Read and check a data set"
     card = dataset_card(name)
     root = data_root(card, root)
     got = find_function(card.reader)(root, **kwargs)
-    card,recordings = got if isinstance(got, tuple) else (card,got)
-    for r in recordings: check_recording(r)
-    unknown = {s.label for r in recordings for s in r.spans}-set(card.classes)
-    if unknown: raise BadRecording(f"{name}: labels {sorted(unknown)} are not among the classes of its card")
+    card, recordings = got if isinstance(got, tuple) else (card, got)
+    for r in recordings:
+        check_recording(r)
+    unknown = {s.label for r in recordings for s in r.spans} - set(card.classes)
+    if unknown:
+        raise BadRecording(
+            f'{name}: labels {sorted(unknown)} are not among the classes of its card'
+        )
     ids = [r.id for r in recordings]
-    if len(set(ids))<len(ids): raise BadRecording(f"{name}: recording ids are not unique, e.g. '{max(ids, key=ids.count)}'")
+    if len(set(ids)) < len(ids):
+        raise BadRecording(
+            f"{name}: recording ids are not unique, e.g. '{max(ids, key=ids.count)}'"
+        )
     return Dataset(card, recordings, hash_recordings(recordings))
 
 # %% ../nbs/00_data.ipynb #2630eac1
-COLORS = {'x':'#0072B2', 'y':'#D55E00', 'z':'#009E73', 'teacher':'#56B4E9', 'control':'#999999', 'student':'#CC79A7', 'baseline':'#E69F00', 'time':'#000000'}
+COLORS = {
+    'x': '#0072B2',
+    'y': '#D55E00',
+    'z': '#009E73',
+    'teacher': '#56B4E9',
+    'control': '#999999',
+    'student': '#CC79A7',
+    'baseline': '#E69F00',
+    'time': '#000000',
+}
 
-def channel_color(channel:str # e.g. 'acc_x'
-                 )->str: # Hex colour
+
+def channel_color(
+    channel: str,  # e.g. 'acc_x'
+) -> str:  # Hex colour
     "The colour of a channel: that of its axis"
-    return COLORS.get(channel.rsplit('_',1)[-1], COLORS['time'])
+    return COLORS.get(channel.rsplit('_', 1)[-1], COLORS['time'])

@@ -7,129 +7,262 @@ __all__ = ['UNITS', 'trial_windows', 'ExportMismatch', 'onnx_bytes', 'onnx_sessi
            'describe', 'export_onnx', 'DeployConfig', 'deploy_run']
 
 # %% ../nbs/09_deploy.ipynb #0be2658c
-import contextlib,hashlib,io,json,logging,os,tempfile,warnings
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-import numpy as np, torch
-from torch import nn,Tensor
 
-from .cost import compare_latency,cost
+import numpy as np
+import torch
+from torch import Tensor
+
+from .cost import compare_latency, cost
 from .data import find_function
 from .distill import open_run
-from .experiment import about_model
-from .runs import Run,load_model,write_bytes,write_json
-from .split import Feed
+from .experiment import model_metadata
+from .runs import Run, load_model, write_bytes, write_json
 from .student import HarModel
 
 # %% ../nbs/09_deploy.ipynb #c9113a98
-def trial_windows(model:HarModel, shape:tuple[int,int], # (t,c)
-                  real:Tensor|None=None, # (n,t,c) normalised windows
-                  n:int=64, # Random windows
-                  seed:int=0
-                 )->dict[str,Tensor]: # 'random', 'extreme', and 'real' where there are any
+def trial_windows(
+    model: HarModel,
+    shape: tuple[int, int],  # (t,c)
+    real: Tensor | None = None,  # (n,t,c) normalised windows
+    n: int = 64,  # Random windows
+    seed: int = 0,
+) -> dict[str, Tensor]:  # 'random', 'extreme', and 'real' where there are any
     "Windows on which a model and its export must agree"
-    g = torch.Generator().manual_seed(seed); t,c = shape; spike = torch.zeros(c, t, c)
-    for k in range(c): spike[k,t//2,k] = 50.
-    out = {'random':torch.randn(n, t, c, generator=g)*2, 'extreme':torch.cat([torch.zeros(1,t,c), torch.full((1,t,c), 8.), torch.full((1,t,c), -8.), spike])}
-    return out if real is None else {**out, 'real':real.detach().cpu()}
+    g = torch.Generator().manual_seed(seed)
+    t, c = shape
+    spike = torch.zeros(c, t, c)
+    for k in range(c):
+        spike[k, t // 2, k] = 50.0
+    out = {
+        'random': torch.randn(n, t, c, generator=g) * 2,
+        'extreme': torch.cat(
+            [torch.zeros(1, t, c), torch.full((1, t, c), 8.0), torch.full((1, t, c), -8.0), spike]
+        ),
+    }
+    return out if real is None else {**out, 'real': real.detach().cpu()}
 
 # %% ../nbs/09_deploy.ipynb #a54824b5
 class ExportMismatch(RuntimeError):
     "An exported file does not compute what the model computes; the message says how far they are apart"
 
-def onnx_bytes(model:HarModel, shape:tuple[int,int], # (t,c) of a window
-               opset:int=18, batch:int|None=None # Windows at once; None: any number
-              )->bytes: # One self-contained file; input 'imu' (batch,t,c), output 'logits' (batch,k)
+
+def onnx_bytes(
+    model: HarModel,
+    shape: tuple[int, int],  # (t,c) of a window
+    opset: int = 18,
+    batch: int | None = None,  # Windows at once; None: any number
+) -> bytes:  # One self-contained file; input 'imu' (batch,t,c), output 'logits' (batch,k)
     "A model as ONNX"
-    model = model.eval(); x = torch.zeros(batch or 2, *shape); sizes = {} if batch else {'dynamic_shapes':(({0:torch.export.Dim('batch')},),)}
-    with tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter('ignore'); logging.getLogger('torch.onnx').setLevel(logging.ERROR); path = f'{tmp}/model.onnx'
-        try: torch.onnx.export(model, (x,), path, input_names=['imu'], output_names=['logits'], opset_version=opset, external_data=False, dynamo=True, **sizes)
-        except Exception as e: raise ExportMismatch(f"{type(model).__name__} cannot be written as ONNX: {_reason(e)}. No file was written") from e   # whatever an exporter complains of is a failed export
+    model = model.eval()
+    x = torch.zeros(batch or 2, *shape)
+    sizes = {} if batch else {'dynamic_shapes': (({0: torch.export.Dim('batch')},),)}
+    with (
+        tempfile.TemporaryDirectory() as tmp,
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter('ignore')
+        logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+        path = f'{tmp}/model.onnx'
+        try:
+            torch.onnx.export(
+                model,
+                (x,),
+                path,
+                input_names=['imu'],
+                output_names=['logits'],
+                opset_version=opset,
+                external_data=False,
+                dynamo=True,
+                **sizes,
+            )
+        except Exception as e:
+            raise ExportMismatch(
+                f'{type(model).__name__} cannot be written as ONNX: {_reason(e)}. No file was written'
+            ) from e  # whatever an exporter complains of is a failed export
         return Path(path).read_bytes()
 
-def _reason(e): # the innermost complaint, in one line
-    while e.__cause__ is not None: e = e.__cause__
+
+def _reason(e):  # the innermost complaint, in one line
+    while e.__cause__ is not None:
+        e = e.__cause__
     return next((l.strip() for l in str(e).splitlines() if l.strip()), type(e).__name__)[:200]
 
-def onnx_session(data:bytes, threads:int=1):
+
+def onnx_session(data: bytes, threads: int = 1):
     "An ONNX Runtime session on the CPU"
     import onnxruntime as ort
-    o = ort.SessionOptions(); o.intra_op_num_threads = o.inter_op_num_threads = threads; o.log_severity_level = 3
+
+    o = ort.SessionOptions()
+    o.intra_op_num_threads = o.inter_op_num_threads = threads
+    o.log_severity_level = 3
     return ort.InferenceSession(data, o, providers=['CPUExecutionProvider'])
 
-def onnx_runner(data:bytes, threads:int=1): # A function of (n,t,c) normalised windows to (n,k) logits, both numpy
+
+def onnx_runner(
+    data: bytes, threads: int = 1
+):  # A function of (n,t,c) normalised windows to (n,k) logits, both numpy
     "An ONNX file as a function"
     s = onnx_session(data, threads)
-    return lambda x: s.run(None, {'imu':np.ascontiguousarray(x, np.float32)})[0]
+    return lambda x: s.run(None, {'imu': np.ascontiguousarray(x, np.float32)})[0]
 
 # %% ../nbs/09_deploy.ipynb #3e6fb2c5
-def check_logits(run, # Function of (n,t,c) windows to (n,k) logits
-                 model:HarModel, windows:dict[str,Tensor], # From `trial_windows`
-                 tolerance:float=1e-4, # Of the logits, relative to the largest one (at least 1)
-                 what:str='ONNX'
-                )->dict[str,float]: # Largest difference by kind of window
+def check_logits(
+    run,  # Function of (n,t,c) windows to (n,k) logits
+    model: HarModel,
+    windows: dict[str, Tensor],  # From `trial_windows`
+    tolerance: float = 1e-4,  # Of the logits, relative to the largest one (at least 1)
+    what: str = 'ONNX',
+) -> dict[str, float]:  # Largest difference by kind of window
     "Raise `ExportMismatch` unless an exported file agrees with its model"
     gaps = {}
-    for kind,x in windows.items():
-        with torch.no_grad(): want = model.eval()(x).numpy()
-        allowed = tolerance*max(1., float(np.abs(want).max()))
+    for kind, x in windows.items():
+        with torch.no_grad():
+            want = model.eval()(x).numpy()
+        allowed = tolerance * max(1.0, float(np.abs(want).max()))
         for b in (1, 7, len(x)):
-            try: got = run(x[:b].numpy())
-            except Exception as e: raise ExportMismatch(f"{what} refuses {kind} windows in batches of {b}: {_reason(e)}. No file was written") from e   # any complaint of a foreign runtime is a failed export
-            gap = float(np.abs(got-want[:b]).max()) if got.shape==want[:b].shape else float('inf')
-            if not gap<=allowed: raise ExportMismatch(f"{what} and model differ by {gap:.2g} on {kind} windows (batch {b}); allowed is {allowed:.2g}. No file was written")
-            gaps[kind] = max(gap, gaps.get(kind, 0.))
+            try:
+                got = run(x[:b].numpy())
+            except Exception as e:
+                raise ExportMismatch(
+                    f'{what} refuses {kind} windows in batches of {b}: {_reason(e)}. No file was written'
+                ) from e  # any complaint of a foreign runtime is a failed export
+            gap = (
+                float(np.abs(got - want[:b]).max()) if got.shape == want[:b].shape else float('inf')
+            )
+            if not gap <= allowed:
+                raise ExportMismatch(
+                    f'{what} and model differ by {gap:.2g} on {kind} windows (batch {b}); allowed is {allowed:.2g}. No file was written'
+                )
+            gaps[kind] = max(gap, gaps.get(kind, 0.0))
     return gaps
 
-def check_onnx(data:bytes, model:HarModel, windows:dict[str,Tensor], tolerance:float=1e-4)->dict[str,float]:
+
+def check_onnx(
+    data: bytes, model: HarModel, windows: dict[str, Tensor], tolerance: float = 1e-4
+) -> dict[str, float]:
     "ONNX's own checker, then `check_logits` under ONNX Runtime"
     import onnx
-    try: onnx.checker.check_model(onnx.load_from_string(data), full_check=True); run = onnx_runner(data)
-    except Exception as e: raise ExportMismatch(f"ONNX cannot be read back: {_reason(e)}. No file was written") from e   # protobuf, checker and runtime each have their own errors
+
+    try:
+        onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
+        run = onnx_runner(data)
+    except Exception as e:
+        raise ExportMismatch(
+            f'ONNX cannot be read back: {_reason(e)}. No file was written'
+        ) from e  # protobuf, checker and runtime each have their own errors
     return check_logits(run, model, windows, tolerance)
 
 # %% ../nbs/09_deploy.ipynb #b3b860cf
-def describe(about:dict, # `harkd.json` of a model's folder: inputs, channels, length, normaliser, classes, …
-             data:bytes, file:str, format:str='onnx', precision:str='fp32', **more)->dict: # What bundle.json says
+def describe(
+    about: dict,  # `harkd.json` of a model's folder: inputs, channels, length, normaliser, classes, …
+    data: bytes,
+    file: str,
+    format: str = 'onnx',
+    precision: str = 'fp32',
+    **more,
+) -> dict:  # What bundle.json says
     "All that stands between a sensor and a decision"
-    i, = about['inputs']; channels = about['channels'][i]
-    b = dict(format=format, precision=precision, file=file, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), input=i, channels=channels, units=[UNITS.get(c.split('_')[0], '1') for c in channels],
-        fs=about['fs'], samples=about['length'][i], whole=about['whole'], window_s=about['window_s'], stride_s=about['stride_s'], mean=about['normalizer']['mean'][i], std=about['normalizer']['std'][i], classes=about['classes'],
-        **{k:about[k] for k in ('dataset','data_hash','config_hash','trained_on')}, **more)
+    (i,) = about['inputs']
+    channels = about['channels'][i]
+    b = dict(
+        format=format,
+        precision=precision,
+        file=file,
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        input=i,
+        channels=channels,
+        units=[UNITS.get(c.split('_')[0], '1') for c in channels],
+        fs=about['fs'],
+        samples=about['length'][i],
+        whole=about['whole'],
+        window_s=about['window_s'],
+        stride_s=about['stride_s'],
+        mean=about['normalizer']['mean'][i],
+        std=about['normalizer']['std'][i],
+        classes=about['classes'],
+        **{k: about[k] for k in ('dataset', 'data_hash', 'config_hash', 'trained_on')},
+        **more,
+    )
     b = json.loads(json.dumps(b, default=lambda o: o.tolist() if hasattr(o, 'tolist') else str(o)))
-    return {**b, 'seal':find_function('runtime:seal_bundle')(b)}
+    return {**b, 'seal': find_function('runtime:seal_bundle')(b)}
 
-UNITS = {'acc':'m/s²', 'gyro':'rad/s', 'mag':'T', 'duration':'s'}
 
-def export_onnx(model:HarModel, about:dict, # See `describe`
-                folder:str|Path, # Written only if everything agrees
-                real:Tensor|None=None, # (n,t,c) normalised windows to try it on
-                tolerance:float=1e-4,
-                **more # Also into bundle.json
-               )->dict: # What bundle.json says
+UNITS = {'acc': 'm/s²', 'gyro': 'rad/s', 'mag': 'T', 'duration': 's'}
+
+
+def export_onnx(
+    model: HarModel,
+    about: dict,  # See `describe`
+    folder: str | Path,  # Written only if everything agrees
+    real: Tensor | None = None,  # (n,t,c) normalised windows to try it on
+    tolerance: float = 1e-4,
+    **more,  # Also into bundle.json
+) -> dict:  # What bundle.json says
     "Write an fp32 bundle, or raise and write nothing"
-    i, = model.inputs; shape = (about['length'][i], len(about['channels'][i]))
-    data = onnx_bytes(model, shape); gaps = check_onnx(data, model, trial_windows(model, shape, real), tolerance)
+    (i,) = model.inputs
+    shape = (about['length'][i], len(about['channels'][i]))
+    data = onnx_bytes(model, shape)
+    gaps = check_onnx(data, model, trial_windows(model, shape, real), tolerance)
     bundle = describe(about, data, 'model.onnx', largest_difference=gaps, **more)
-    write_bytes(Path(folder)/'model.onnx', data); write_json(Path(folder)/'bundle.json', bundle)
+    write_bytes(Path(folder) / 'model.onnx', data)
+    write_json(Path(folder) / 'bundle.json', bundle)
     return bundle
 
 # %% ../nbs/09_deploy.ipynb #8180d2b5
 @dataclass(frozen=True)
 class DeployConfig:
     "What to export"
-    run:str='' # Folder of a finished distillation run
-    arm:str='distilled' # 'distilled' | 'control'
-    threads:int=1 # While measuring latency
 
-def deploy_run(cfg:DeployConfig)->dict: # Bundle, cost and latencies; the bundle is in `<run>/export/`
+    run: str = ''  # Folder of a finished distillation run
+    arm: str = 'distilled'  # 'distilled' | 'control'
+    threads: int = 1  # While measuring latency
+
+
+def deploy_run(
+    cfg: DeployConfig,
+) -> dict:  # Bundle, cost and latencies; the bundle is in `<run>/export/`
     "Export the student of a finished run, checked on windows of people it was not trained on, and measure it"
-    if cfg.arm not in ('distilled','control'): raise ValueError(f"arm must be 'distilled' or 'control', got '{cfg.arm}'")
-    run = Run(cfg.run); c,feed,ids,models = open_run(cfg.run); model = models[cfg.arm]; i, = model.inputs
-    real = torch.cat([b.x[i] for b in feed.plain(ids)]); about = about_model(feed, model, c, 0)
-    bundle = export_onnx(model, about, run/'export', real, run=run.path.name, arm=cfg.arm, fold=None, seed=0); data = (run/'export'/'model.onnx').read_bytes(); s = onnx_session(data, cfg.threads); x = real[:1]; feed_dict = {'imu':x.numpy()}
-    with torch.no_grad(): speed = compare_latency({'torch':lambda: model(x), 'onnxruntime':lambda: s.run(None, feed_dict)}, threads=cfg.threads)
-    out = dict(arm=cfg.arm, folder=str(run/'export'), largest_difference=bundle['largest_difference'], onnx_bytes=len(data), threads=cfg.threads, latency=speed, windows_checked=len(real), **cost(model, x, seconds=.1))
-    write_json(run/'export'/'deploy.json', out)
+    if cfg.arm not in ('distilled', 'control'):
+        raise ValueError(f"arm must be 'distilled' or 'control', got '{cfg.arm}'")
+    run = Run(cfg.run)
+    c, loader, ids, models = open_run(cfg.run)
+    model = models[cfg.arm]
+    (i,) = model.inputs
+    real = torch.cat([b.x[i] for b in loader.eval_batches(ids)])
+    about = model_metadata(loader, model, c, 0)
+    bundle = export_onnx(
+        model, about, run / 'export', real, run=run.path.name, arm=cfg.arm, fold=None, seed=0
+    )
+    data = (run / 'export' / 'model.onnx').read_bytes()
+    s = onnx_session(data, cfg.threads)
+    x = real[:1]
+    feed_dict = {'imu': x.numpy()}
+    with torch.no_grad():
+        speed = compare_latency(
+            {'torch': lambda: model(x), 'onnxruntime': lambda: s.run(None, feed_dict)},
+            threads=cfg.threads,
+        )
+    out = dict(
+        arm=cfg.arm,
+        folder=str(run / 'export'),
+        largest_difference=bundle['largest_difference'],
+        onnx_bytes=len(data),
+        threads=cfg.threads,
+        latency=speed,
+        windows_checked=len(real),
+        **cost(model, x, seconds=0.1),
+    )
+    write_json(run / 'export' / 'deploy.json', out)
     return out

@@ -7,32 +7,82 @@ __all__ = ['RUNGS', 'evaluate', 'per_subject', 'LadderConfig', 'ladder_rungs', '
            'ladder_table', 'plot_ladder']
 
 # %% ../nbs/07_evaluate.ipynb #b4d3be1b
-from dataclasses import dataclass,replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-import numpy as np, pandas as pd, torch
 
-from .cost import count_macs,count_params
+import numpy as np
+import pandas as pd
+import torch
+
+from .cost import count_macs, count_params
 from .data import COLORS
-from .experiment import FitConfig,check_fit,experiment_inputs,experiment_windows,run_tasks
-from .metrics import mean_interval,per_class,plot_confusion,scores,show_interval,wilson_interval
-from .runs import Run,hash_config,load_model,load_tensors,processor,read_json,save_tensors,set_seed,write_json,write_ledger,write_results
-from .split import LEAKY,Feed,LeakySplit,Split,kfold_splits,leaky_split,loso_splits,official_split
-from .student import HarModel,make_student
-from .train import cross_entropy,predict,train
+from .experiment import FitConfig, check_fit, experiment_inputs, experiment_windows, run_tasks
+from harkd.metrics import (
+    mean_interval,
+    plot_confusion,
+    scores,
+    show_interval,
+    wilson_interval,
+)
+from harkd.runs import (
+    Run,
+    hash_config,
+    processor,
+    read_json,
+    save_tensors,
+    set_seed,
+    write_json,
+    write_ledger,
+    write_results,
+)
+from harkd.split import (
+    LEAKY,
+    BatchLoader,
+    LeakySplit,
+    Split,
+    kfold_splits,
+    leaky_split,
+    loso_splits,
+    official_split,
+)
+from .student import HarModel, make_student
+from .train import cross_entropy, predict, train
 
 # %% ../nbs/07_evaluate.ipynb #14b0b934
-def evaluate(model:HarModel, feed:Feed, part:str='val' # 'val' | 'test' | 'train'
-            )->tuple[dict,pd.DataFrame]: # Scores with Wilson's interval; one row a window: subject, recording, y, pred, correct, confidence
+def evaluate(
+    model: HarModel,
+    loader: BatchLoader,
+    part: str = 'val',  # 'val' | 'test' | 'train'
+) -> tuple[
+    dict, pd.DataFrame
+]:  # Scores with Wilson's interval; one row a window: subject, recording, y, pred, correct, confidence
     "How well a model does on one part of a split"
-    if part not in feed.split.parts: raise ValueError(f"this split has no part '{part}', only: {', '.join(feed.split.parts)}")
-    ids = feed.split.parts[part]; t = feed.split.windows.table.iloc[ids]; z = predict(model, feed, ids); y = t.label.to_numpy()
-    pred = z.argmax(1).numpy(); s = scores(y, pred)
-    s['low'],s['high'] = wilson_interval(int((pred==y).sum()), len(y))
-    if isinstance(feed.split, LeakySplit): s['warning'] = LeakySplit.warning
-    return s,pd.DataFrame({'subject':t.subject.to_numpy(), 'recording':t.id.to_numpy(), 'y':y, 'pred':pred, 'correct':pred==y, 'confidence':z.softmax(1).amax(1).numpy()})
+    if part not in loader.split.parts:
+        raise ValueError(f"this split has no part '{part}', only: {', '.join(loader.split.parts)}")
+    ids = loader.split.parts[part]
+    t = loader.split.windows.table.iloc[ids]
+    z = predict(model, loader, ids)
+    y = t.label.to_numpy()
+    pred = z.argmax(1).numpy()
+    s = scores(y, pred)
+    s['low'], s['high'] = wilson_interval(int((pred == y).sum()), len(y))
+    if isinstance(loader.split, LeakySplit):
+        s['warning'] = LeakySplit.warning
+    return s, pd.DataFrame(
+        {
+            'subject': t.subject.to_numpy(),
+            'recording': t.id.to_numpy(),
+            'y': y,
+            'pred': pred,
+            'correct': pred == y,
+            'confidence': z.softmax(1).amax(1).numpy(),
+        }
+    )
 
-def per_subject(d:pd.DataFrame # From `evaluate`
-               )->pd.DataFrame: # One row a subject: windows, accuracy; worst first
+
+def per_subject(
+    d: pd.DataFrame,  # From `evaluate`
+) -> pd.DataFrame:  # One row a subject: windows, accuracy; worst first
     "Who is understood, and who is not"
     return d.groupby('subject').correct.agg(windows='size', accuracy='mean').sort_values('accuracy')
 
@@ -40,75 +90,184 @@ def per_subject(d:pd.DataFrame # From `evaluate`
 @dataclass(frozen=True)
 class LadderConfig(FitConfig):
     "One recipe, many protocols"
-    student:str='conv_20k' # One of `STUDENTS`
-    rungs:str='' # Comma-separated; empty: all that the data set has
-    ladder_window_s:float=2. # Seconds of the windows that `random_windows` draws from
-    run:str='' # Name of the run folder; empty: from the configuration
-    results:str='' # Also write nbs/results/<results>.csv
 
-    def smoke(self): return replace(super().smoke(), fold=-1)
+    student: str = 'conv_20k'  # One of `STUDENTS`
+    rungs: str = ''  # Comma-separated; empty: all that the data set has
+    ladder_window_s: float = 2.0  # Seconds of the windows that `random_windows` draws from
+    run: str = ''  # Name of the run folder; empty: from the configuration
+    results: str = ''  # Also write nbs/results/<results>.csv
 
-RUNGS = (*LEAKY,'subject_kfold','loso','official')
+    def smoke(self):
+        return replace(super().smoke(), fold=-1)
 
-def ladder_rungs(cfg:LadderConfig, card)->list[str]:
+
+RUNGS = (*LEAKY, 'subject_kfold', 'loso', 'official')
+
+
+def ladder_rungs(cfg: LadderConfig, card) -> list[str]:
     "The rungs of a data set: with published test subjects, the official split instead of folds"
-    idle = [f for f in ('split','fold','teacher_inputs') if getattr(cfg, f)!=getattr(LadderConfig, f)]
-    if idle: raise ValueError(f"'{idle[0]}' has no meaning on the ladder: each rung has its own splits, and there is no teacher")
-    want = [r.strip() for r in cfg.rungs.split(',') if r.strip()] or [r for r in RUNGS if r!=('subject_kfold' if card.test_subjects else 'official')]
+    idle = [
+        f
+        for f in ('split', 'fold', 'teacher_inputs')
+        if getattr(cfg, f) != getattr(LadderConfig, f)
+    ]
+    if idle:
+        raise ValueError(
+            f"'{idle[0]}' has no meaning on the ladder: each rung has its own splits, and there is no teacher"
+        )
+    want = [r.strip() for r in cfg.rungs.split(',') if r.strip()] or [
+        r for r in RUNGS if r != ('subject_kfold' if card.test_subjects else 'official')
+    ]
     for r in want:
-        if r not in RUNGS: raise ValueError(f"unknown rung '{r}', choose from: {', '.join(RUNGS)}")
-    if card.test_subjects and not cfg.final: raise ValueError(f"every rung looks at test subjects of {card.name}; say so with final=True (-p final True)")
+        if r not in RUNGS:
+            raise ValueError(f"unknown rung '{r}', choose from: {', '.join(RUNGS)}")
+    if card.test_subjects and not cfg.final:
+        raise ValueError(
+            f'every rung looks at test subjects of {card.name}; say so with final=True (-p final True)'
+        )
     return want
 
-def rung_splits(cfg:LadderConfig, rung:str, seed:int)->list[Split]:
+
+def rung_splits(cfg: LadderConfig, rung: str, seed: int) -> list[Split]:
     "The splits of one rung; leaky ones are drawn anew for each seed"
-    w = experiment_windows(replace(cfg, window_s=cfg.ladder_window_s, stride_s=cfg.ladder_window_s/2) if rung=='random_windows' else cfg)
-    if rung in LEAKY: return [leaky_split(w, rung, seed)]
-    return {'subject_kfold':lambda: kfold_splits(w, min(cfg.folds, w.table.subject.nunique()), 'test'), 'loso':lambda: loso_splits(w), 'official':lambda: [official_split(w)]}[rung]()
+    w = experiment_windows(
+        replace(cfg, window_s=cfg.ladder_window_s, stride_s=cfg.ladder_window_s / 2)
+        if rung == 'random_windows'
+        else cfg
+    )
+    if rung in LEAKY:
+        return [leaky_split(w, rung, seed)]
+    return {
+        'subject_kfold': lambda: kfold_splits(w, min(cfg.folds, w.table.subject.nunique()), 'test'),
+        'loso': lambda: loso_splits(w),
+        'official': lambda: [official_split(w)],
+    }[rung]()
 
 # %% ../nbs/07_evaluate.ipynb #ac474e9f
-def run_rung(cfg:LadderConfig, folder:Path, rung:str, fold:int, seed:int)->dict: # A result row
+def run_rung(
+    cfg: LadderConfig, folder: Path, rung: str, fold: int, seed: int
+) -> dict:  # A result row
     "Train and test one model under one protocol"
-    here = folder/f'{rung}_fold{fold}_seed{seed}'
-    if (here/'row.json').exists(): return read_json(here/'row.json')
-    split = rung_splits(cfg, rung, seed)[fold]; w = split.windows; feed = Feed.fit(split, augment=cfg.augment)
-    set_seed(seed); model = make_student(cfg.student, w, experiment_inputs(cfg, w.card)[0])
-    train(model, feed, cross_entropy(cfg.label_smoothing), cfg.training(seed), here/'checkpoint.safetensors'); s,d = evaluate(model, feed, 'test')
-    save_tensors(here/'predictions.safetensors', {'y':torch.tensor(d.y), 'pred':torch.tensor(d.pred), 'ids':torch.tensor(split.test)}, {'subject':d.subject.astype(str).tolist()}); (here/'checkpoint.safetensors').unlink(missing_ok=True)
+    here = folder / f'{rung}_fold{fold}_seed{seed}'
+    if (here / 'row.json').exists():
+        return read_json(here / 'row.json')
+    split = rung_splits(cfg, rung, seed)[fold]
+    w = split.windows
+    loader = BatchLoader.fit(split, augment=cfg.augment)
+    set_seed(seed)
+    model = make_student(cfg.student, w, experiment_inputs(cfg, w.card)[0])
+    train(
+        model,
+        loader,
+        cross_entropy(cfg.label_smoothing),
+        cfg.training(seed),
+        here / 'checkpoint.safetensors',
+    )
+    s, d = evaluate(model, loader, 'test')
+    save_tensors(
+        here / 'predictions.safetensors',
+        {'y': torch.tensor(d.y), 'pred': torch.tensor(d.pred), 'ids': torch.tensor(split.test)},
+        {'subject': d.subject.astype(str).tolist()},
+    )
+    (here / 'checkpoint.safetensors').unlink(missing_ok=True)
     x = w.batch([0]).x[model.inputs[0]]
-    row = dict(experiment=cfg.results or 'ladder', dataset=w.card.name, protocol=rung+('_2s' if w.card.window_s==2. and not w.card.whole else ''), part='test', model=cfg.student, arm='control', modality='+'.join(model.inputs), seed=seed, fold=split.fold,
-        **{k:s[k] for k in ('n','accuracy','macro_f1','kappa')}, params=count_params(model), macs=count_macs(model, x), config_hash=hash_config(cfg), data_hash=w.hash, device=f'{processor()}, 1 thread')
-    if cfg.final: write_ledger([row])
-    write_json(here/'row.json', row)
+    row = dict(
+        experiment=cfg.results or 'ladder',
+        dataset=w.card.name,
+        protocol=rung + ('_2s' if w.card.window_s == 2.0 and not w.card.whole else ''),
+        part='test',
+        model=cfg.student,
+        arm='control',
+        modality='+'.join(model.inputs),
+        seed=seed,
+        fold=split.fold,
+        **{k: s[k] for k in ('n', 'accuracy', 'macro_f1', 'kappa')},
+        params=count_params(model),
+        macs=count_macs(model, x),
+        config_hash=hash_config(cfg),
+        data_hash=w.hash,
+        device=f'{processor()}, 1 thread',
+    )
+    if cfg.final:
+        write_ledger([row])
+    write_json(here / 'row.json', row)
     return row
 
-def run_ladder(cfg:LadderConfig, path:str|Path='')->Run: # Finished; `ladder_table(run)` shows it
+
+def run_ladder(
+    cfg: LadderConfig, path: str | Path = ''
+) -> Run:  # Finished; `ladder_table(run)` shows it
     "One recipe under every protocol"
-    check_fit(cfg); w = experiment_windows(cfg); rungs = ladder_rungs(cfg, w.card); make_student(cfg.student, w, experiment_inputs(cfg, w.card)[0])
-    run = Run(path or cfg.run or f'ladder-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}', cfg, w.hash)
-    tasks = [(cfg, run.path, r, f, s) for s in range(cfg.seeds) for r in rungs for f in range(len(rung_splits(cfg, r, s)))]
+    check_fit(cfg)
+    w = experiment_windows(cfg)
+    rungs = ladder_rungs(cfg, w.card)
+    make_student(cfg.student, w, experiment_inputs(cfg, w.card)[0])
+    run = Run(
+        path or cfg.run or f'ladder-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}', cfg, w.hash
+    )
+    tasks = [
+        (cfg, run.path, r, f, s)
+        for s in range(cfg.seeds)
+        for r in rungs
+        for f in range(len(rung_splits(cfg, r, s)))
+    ]
     rows = run_tasks(run_rung, tasks, cfg.jobs, f'{cfg.dataset}: {len(rungs)} protocols')
-    pd.DataFrame(rows).to_csv(run/'results.csv', index=False)
-    if cfg.results: write_results(cfg.results, rows)
-    run.finish({'rows':rows, 'data_hash':w.hash})
+    pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
+    if cfg.results:
+        write_results(cfg.results, rows)
+    run.finish({'rows': rows, 'data_hash': w.hash})
     return run
 
-def ladder_table(rows:list[dict]|pd.DataFrame)->pd.DataFrame: # One row a rung, in order of honesty
+
+def ladder_table(
+    rows: list[dict] | pd.DataFrame,
+) -> pd.DataFrame:  # One row a rung, in order of honesty
     "The protocol ladder for people"
-    d = pd.DataFrame(rows); out = []
+    d = pd.DataFrame(rows)
+    out = []
     rung = d.protocol.str.removesuffix('_2s')
     for r in [r for r in RUNGS if r in set(rung)]:
-        g = d[rung==r]; per = g.groupby('seed').apply(lambda s: np.average(s.accuracy, weights=s.n), include_groups=False)
-        out.append({'protocol':r.replace('_',' ')+(' (2 s)' if g.protocol.iloc[0].endswith('_2s') else ''), 'accuracy %':show_interval(*mean_interval(per)), 'trainings':len(g), 'note':LeakySplit.warning if r in LEAKY else 'unknown people'})
+        g = d[rung == r]
+        per = g.groupby('seed').apply(
+            lambda s: np.average(s.accuracy, weights=s.n), include_groups=False
+        )
+        out.append(
+            {
+                'protocol': r.replace('_', ' ')
+                + (' (2 s)' if g.protocol.iloc[0].endswith('_2s') else ''),
+                'accuracy %': show_interval(*mean_interval(per)),
+                'trainings': len(g),
+                'note': LeakySplit.warning if r in LEAKY else 'unseen subjects',
+            }
+        )
     return pd.DataFrame(out).set_index('protocol')
 
 # %% ../nbs/07_evaluate.ipynb #76bf3958
-def plot_ladder(rows:list[dict]|pd.DataFrame, ax=None):
+def plot_ladder(rows: list[dict] | pd.DataFrame, ax=None):
     "The ladder as bars, leaky rungs hatched; returns the Axes"
     import matplotlib.pyplot as plt
-    if ax is None: ax = plt.subplots(figsize=(5,2.6))[1]
-    t = ladder_table(rows); value = t['accuracy %'].str.split(' ').str[0].astype(float); leaky = t.note==LeakySplit.warning
-    ax.barh(range(len(t)), value, color=[COLORS['control'] if l else COLORS['student'] for l in leaky], hatch=None)
-    for i,(v,l) in enumerate(zip(t['accuracy %'], leaky)): ax.text(1, i, v+('  test subjects were trained on' if l else ''), va='center', fontsize=8, color='white')
-    ax.set_yticks(range(len(t)), t.index); ax.invert_yaxis(); ax.set(xlim=(0,100), xlabel='accuracy (%)', title='The same model, by who is tested')
+
+    if ax is None:
+        ax = plt.subplots(figsize=(5, 2.6))[1]
+    t = ladder_table(rows)
+    value = t['accuracy %'].str.split(' ').str[0].astype(float)
+    leaky = t.note == LeakySplit.warning
+    ax.barh(
+        range(len(t)),
+        value,
+        color=[COLORS['control'] if l else COLORS['student'] for l in leaky],
+        hatch=None,
+    )
+    for i, (v, l) in enumerate(zip(t['accuracy %'], leaky)):
+        ax.text(
+            1,
+            i,
+            v + ('  test subjects were trained on' if l else ''),
+            va='center',
+            fontsize=8,
+            color='white',
+        )
+    ax.set_yticks(range(len(t)), t.index)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 100), xlabel='accuracy (%)', title='The same model, by who is tested')
     return ax

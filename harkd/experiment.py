@@ -4,177 +4,380 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'DataConfig', 'FitConfig', 'check_fit', 'experiment_inputs', 'experiment_windows', 'experiment_splits',
-           'about_model', 'trained', 'run_tasks', 'per_seed', 'summarise']
+           'model_metadata', 'load_or_train', 'run_tasks', 'per_seed', 'summarise']
 
 # %% ../nbs/02f_experiment.ipynb #7ef979ac
 import os
-from dataclasses import asdict,dataclass,replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-import numpy as np, pandas as pd, torch
-from joblib import Parallel,delayed
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from .augment import Augment,with_virtual
-from .data import DatasetCard,load_dataset
+from .augment import Augment, with_virtual
+from .data import DatasetCard, load_dataset
 from .metrics import mean_interval
-from .preprocess import Normalizer,Windows,cut_windows
-from .runs import hash_config,later,load_model,save_model,set_seed
-from .split import Feed,Leak,Split,dev_loso_splits,kfold_splits,loso_splits,official_split
+from .preprocess import Windows, cut_windows
+from .runs import added_field, hash_config, load_model, save_model, set_seed
+from harkd.split import (
+    BatchLoader,
+    Split,
+    dev_loso_splits,
+    kfold_splits,
+    loso_splits,
+    official_split,
+)
 from .train import TrainConfig
 
 # %% ../nbs/02f_experiment.ipynb #4b85bbc9
 @dataclass(frozen=True)
 class DataConfig:
     "The data of an experiment"
-    dataset:str='spar' # One of `DATASETS`
-    data_root:str='' # Folder of this data set; empty: below HARKD_DATA, or installed
-    split:str='auto' # 'dev_loso' | 'subject_kfold' | 'loso' | 'official'; 'auto': what the data set allows, without its test subjects
-    folds:int=5 # Of subject_kfold
-    fold:int=-1 # Which fold; -1: all
-    student_inputs:str='' # What the student feels, e.g. 'imu:acc'; empty: as the data set's card says
-    teacher_inputs:str='' # What the teacher sees, comma-separated; empty: as the card says
-    window_s:float=0. # Seconds of a window; 0: as the card says (whole trials for UTD-MHAD)
-    stride_s:float=0. # Seconds between windows; 0: as the card says
-    nan:str='raise' # 'raise' | 'interpolate' samples that are not numbers
-    final:bool=False # Evaluate the official test subjects, and write it into the ledger
+
+    dataset: str = 'spar'  # One of `DATASETS`
+    data_root: str = ''  # Folder of this data set; empty: below HARKD_DATA, or installed
+    split: str = 'auto'  # 'dev_loso' | 'subject_kfold' | 'loso' | 'official'; 'auto': what the data set allows, without its test subjects
+    folds: int = 5  # Of subject_kfold
+    fold: int = -1  # Which fold; -1: all
+    student_inputs: str = (
+        ''  # What the student feels, e.g. 'imu:acc'; empty: as the data set's card says
+    )
+    teacher_inputs: str = ''  # What the teacher sees, comma-separated; empty: as the card says
+    window_s: float = 0.0  # Seconds of a window; 0: as the card says (whole trials for UTD-MHAD)
+    stride_s: float = 0.0  # Seconds between windows; 0: as the card says
+    nan: str = 'raise'  # 'raise' | 'interpolate' samples that are not numbers
+    final: bool = False  # Evaluate the official test subjects, and write it into the ledger
 
 # %% ../nbs/02f_experiment.ipynb #7791f370
 @dataclass(frozen=True)
 class FitConfig(DataConfig):
     "And how its networks are trained"
-    epochs:int=20 # Passes over the training windows
-    batch_size:int=32
-    lr:float=3e-3 # Highest learning rate
-    weight_decay:float=.01
-    label_smoothing:float=.1
-    ema:float=.99 # Decay of the averaged weights
-    warp:float=.3 # Augmentation, see chapter 01a
-    crop:float=.08
-    rotate:float=12.
-    yaw:float=15.
-    scale:float=.1
-    jitter:float=.05
-    mixup:float=.3
-    precision:str='no' # 'no' | 'bf16' | 'fp16'
-    seeds:int=3 # How many
-    jobs:int=0 # Processes; 0: one for each core
-    blank:float=later(0.) # Augmentation, too: longest stretch without a signal, as a share of the window
-    drop:float=later(0.) # Probability that a window loses one of its sensors
-    virtual:float=later(0.) # Probability that a window holds what the skeleton says the sensor would feel
 
-    def smoke(self): return replace(self, epochs=1, seeds=1, fold=0, jobs=1)
-    def training(self, seed:int)->TrainConfig:
+    epochs: int = 20  # Passes over the training windows
+    batch_size: int = 32
+    lr: float = 3e-3  # Highest learning rate
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.1
+    ema: float = 0.99  # Decay of the averaged weights
+    warp: float = 0.3  # Augmentation, see chapter 01a
+    crop: float = 0.08
+    rotate: float = 12.0
+    yaw: float = 15.0
+    scale: float = 0.1
+    jitter: float = 0.05
+    mixup: float = 0.3
+    precision: str = 'no'  # 'no' | 'bf16' | 'fp16'
+    seeds: int = 3  # How many
+    jobs: int = 0  # Processes; 0: one for each core
+    blank: float = added_field(
+        0.0
+    )  # Augmentation, too: longest stretch without a signal, as a share of the window
+    drop: float = added_field(0.0)  # Probability that a window loses one of its sensors
+    virtual: float = added_field(
+        0.0
+    )  # Probability that a window holds what the skeleton says the sensor would feel
+
+    def smoke(self):
+        return replace(self, epochs=1, seeds=1, fold=0, jobs=1)
+
+    def training(self, seed: int) -> TrainConfig:
         "What the training loop reads"
-        return TrainConfig(self.epochs, self.batch_size, self.lr, self.weight_decay, ema=self.ema, precision=self.precision, seed=seed)
+        return TrainConfig(
+            self.epochs,
+            self.batch_size,
+            self.lr,
+            self.weight_decay,
+            ema=self.ema,
+            precision=self.precision,
+            seed=seed,
+        )
+
     @property
-    def augment(self)->Augment: return Augment(**{k:getattr(self,k) for k in ('warp','crop','rotate','yaw','scale','jitter','mixup','blank','drop','virtual')})
+    def augment(self) -> Augment:
+        return Augment(
+            **{
+                k: getattr(self, k)
+                for k in (
+                    'warp',
+                    'crop',
+                    'rotate',
+                    'yaw',
+                    'scale',
+                    'jitter',
+                    'mixup',
+                    'blank',
+                    'drop',
+                    'virtual',
+                )
+            }
+        )
 
 # %% ../nbs/02f_experiment.ipynb #6d804639
-RANGES = dict(epochs=(1,None), teacher_epochs=(1,None), batch_size=(2,None), lr=(1e-12,None), weight_decay=(0,None), label_smoothing=(0,.999), ema=(0,.99999), warp=(0,.99), crop=(0,.49), rotate=(0,180.), yaw=(0,180.), scale=(0,None), jitter=(0,None),
-    mixup=(0,None), seeds=(1,None), final_seeds=(1,None), teachers=(1,None), jobs=(0,None), folds=(2,None), kernels=(84,None), trees=(1,None), alpha=(0,1), temperature=(1e-6,None), weight=(0,None), blank=(0,.99), drop=(0,1), virtual=(0,1), consistency=(0,None), pretrain=(0,None), int8=(0,None))
+RANGES = dict(
+    epochs=(1, None),
+    teacher_epochs=(1, None),
+    batch_size=(2, None),
+    lr=(1e-12, None),
+    weight_decay=(0, None),
+    label_smoothing=(0, 0.999),
+    ema=(0, 0.99999),
+    warp=(0, 0.99),
+    crop=(0, 0.49),
+    rotate=(0, 180.0),
+    yaw=(0, 180.0),
+    scale=(0, None),
+    jitter=(0, None),
+    mixup=(0, None),
+    seeds=(1, None),
+    final_seeds=(1, None),
+    teachers=(1, None),
+    jobs=(0, None),
+    folds=(2, None),
+    kernels=(84, None),
+    trees=(1, None),
+    alpha=(0, 1),
+    temperature=(1e-6, None),
+    weight=(0, None),
+    blank=(0, 0.99),
+    drop=(0, 1),
+    virtual=(0, 1),
+    consistency=(0, None),
+    pretrain=(0, None),
+    int8=(0, None),
+)
 
-def check_fit(cfg:DataConfig):
+
+def check_fit(cfg: DataConfig):
     "Raise on numbers out of range"
-    if getattr(cfg, 'precision', 'no') not in ('no','bf16','fp16'): raise ValueError(f"precision must be 'no', 'bf16' or 'fp16', got '{cfg.precision}'")
-    for name,(lo,hi) in RANGES.items():
+    if getattr(cfg, 'precision', 'no') not in ('no', 'bf16', 'fp16'):
+        raise ValueError(f"precision must be 'no', 'bf16' or 'fp16', got '{cfg.precision}'")
+    for name, (lo, hi) in RANGES.items():
         v = getattr(cfg, name, lo)
-        if v<lo or hi is not None and v>hi or v!=v: raise ValueError(f"{name} must be {f'in [{lo},{hi}]' if hi is not None else f'at least {lo}' if lo>=1 or lo==0 else '> 0'}, got {v}")
+        if v < lo or hi is not None and v > hi or v != v:
+            raise ValueError(
+                f'{name} must be {f"in [{lo},{hi}]" if hi is not None else f"at least {lo}" if lo >= 1 or lo == 0 else "> 0"}, got {v}'
+            )
 
 # %% ../nbs/02f_experiment.ipynb #141d5ff9
-def experiment_inputs(cfg:DataConfig, card:DatasetCard)->tuple[tuple[str,...],tuple[str,...]]: # What the student feels, what the teacher sees
+def experiment_inputs(
+    cfg: DataConfig, card: DatasetCard
+) -> tuple[tuple[str, ...], tuple[str, ...]]:  # What the student feels, what the teacher sees
     "The inputs of both, from the configuration or the card"
-    names = lambda given,default: tuple(i.strip() for i in given.split(',') if i.strip()) or tuple(default)
-    return names(cfg.student_inputs, card.student),names(cfg.teacher_inputs, card.teacher)
+    names = lambda given, default: (
+        tuple(i.strip() for i in given.split(',') if i.strip()) or tuple(default)
+    )
+    return names(cfg.student_inputs, card.student), names(cfg.teacher_inputs, card.teacher)
+
 
 @lru_cache(maxsize=4)
 def _windows(dataset, root, inputs, teacher_inputs, window_s, stride_s, nan, virtual, data_path):
-    data = load_dataset(dataset, root); data = with_virtual(data, nan=nan) if virtual else data
-    felt,seen = experiment_inputs(DataConfig(student_inputs=inputs, teacher_inputs=teacher_inputs), data.card)
+    data = load_dataset(dataset, root)
+    data = with_virtual(data, nan=nan) if virtual else data
+    felt, seen = experiment_inputs(
+        DataConfig(student_inputs=inputs, teacher_inputs=teacher_inputs), data.card
+    )
     size = dict(window_s=window_s, whole=False) if window_s else {}
-    return cut_windows(data, tuple(dict.fromkeys((*felt,*seen,*(['skeleton','virtual'] if virtual else [])))), stride_s=stride_s or None, nan=nan, **size)
+    return cut_windows(
+        data,
+        tuple(dict.fromkeys((*felt, *seen, *(['skeleton', 'virtual'] if virtual else [])))),
+        stride_s=stride_s or None,
+        nan=nan,
+        **size,
+    )
 
-def experiment_windows(cfg:DataConfig)->Windows:
+
+def experiment_windows(cfg: DataConfig) -> Windows:
     "The windows of an experiment (kept, as long as the data parameters stay the same)"
-    return _windows(cfg.dataset, cfg.data_root, cfg.student_inputs, cfg.teacher_inputs, cfg.window_s, cfg.stride_s, cfg.nan, bool(getattr(cfg, 'virtual', 0.)), os.environ.get('HARKD_DATA'))
+    return _windows(
+        cfg.dataset,
+        cfg.data_root,
+        cfg.student_inputs,
+        cfg.teacher_inputs,
+        cfg.window_s,
+        cfg.stride_s,
+        cfg.nan,
+        bool(getattr(cfg, 'virtual', 0.0)),
+        os.environ.get('HARKD_DATA'),
+    )
 
-def experiment_splits(cfg:DataConfig, windows:Windows)->list[Split]: # One, if `fold` names it
+
+def experiment_splits(cfg: DataConfig, windows: Windows) -> list[Split]:  # One, if `fold` names it
     "The folds of an experiment"
-    c = windows.card; kind,people = cfg.split,windows.table.subject.notna().all()
-    if kind=='auto': kind = 'official' if c.test_subjects and (cfg.final or not people) else 'dev_loso' if c.train_subjects else 'subject_kfold'
+    c = windows.card
+    kind, people = cfg.split, windows.table.subject.notna().all()
+    if kind == 'auto':
+        kind = (
+            'official'
+            if c.test_subjects and (cfg.final or not people)
+            else 'dev_loso'
+            if c.train_subjects
+            else 'subject_kfold'
+        )
     part = 'test' if cfg.final else 'val'
-    make = {'dev_loso':dev_loso_splits, 'subject_kfold':lambda w: kfold_splits(w, min(cfg.folds, w.table.subject.nunique()), part), 'loso':loso_splits, 'official':lambda w: [official_split(w)]}
-    if kind not in make: raise ValueError(f"unknown split '{kind}', choose one of: auto, {', '.join(make)}")
-    if kind in ('official','loso') and not cfg.final: raise ValueError(f"split '{kind}' evaluates test subjects; say so with final=True (-p final True), or use 'dev_loso' or 'subject_kfold'")
-    if kind=='dev_loso' and cfg.final: raise ValueError("final=True evaluates test subjects, which dev_loso does not touch; use split 'official' or 'loso'")
-    if kind=='subject_kfold' and c.test_subjects and not cfg.final: raise ValueError(f"subject_kfold would evaluate test subjects of {c.name}; use 'dev_loso', or say final=True")
+    make = {
+        'dev_loso': dev_loso_splits,
+        'subject_kfold': lambda w: kfold_splits(w, min(cfg.folds, w.table.subject.nunique()), part),
+        'loso': loso_splits,
+        'official': lambda w: [official_split(w)],
+    }
+    if kind not in make:
+        raise ValueError(f"unknown split '{kind}', choose one of: auto, {', '.join(make)}")
+    if kind in ('official', 'loso') and not cfg.final:
+        raise ValueError(
+            f"split '{kind}' evaluates test subjects; say so with final=True (-p final True), or use 'dev_loso' or 'subject_kfold'"
+        )
+    if kind == 'dev_loso' and cfg.final:
+        raise ValueError(
+            "final=True evaluates test subjects, which dev_loso does not touch; use split 'official' or 'loso'"
+        )
+    if kind == 'subject_kfold' and c.test_subjects and not cfg.final:
+        raise ValueError(
+            f"subject_kfold would evaluate test subjects of {c.name}; use 'dev_loso', or say final=True"
+        )
     splits = make[kind](windows)
-    if not -1<=cfg.fold<len(splits): raise ValueError(f"fold must be -1 (all) or in [0,{len(splits)}), got {cfg.fold}")
-    return splits if cfg.fold<0 else splits[cfg.fold:cfg.fold+1]
+    if not -1 <= cfg.fold < len(splits):
+        raise ValueError(f'fold must be -1 (all) or in [0,{len(splits)}), got {cfg.fold}')
+    return splits if cfg.fold < 0 else splits[cfg.fold : cfg.fold + 1]
 
 # %% ../nbs/02f_experiment.ipynb #c6e1f4c6
-def about_model(feed:Feed, model, cfg, seed:int)->dict: # What travels with a model, beside its weights
+def model_metadata(
+    loader: BatchLoader, model, cfg, seed: int
+) -> dict:  # What travels with a model, beside its weights
     "Inputs, preparation, classes and provenance of a model"
-    w = feed.split.windows; c = w.card; named = w.table.subject.notna().all()
-    return dict(inputs=list(model.inputs), channels={i:list(w.channels(i)) for i in model.inputs}, length={i:w.length[i] for i in model.inputs},
-        fs=c.fs, whole=c.whole, window_s=c.window_s, stride_s=c.stride_s, classes=list(w.classes),
-        normalizer={k:{i:d[i] for i in model.inputs if i in d} for k,d in asdict(feed.norm).items()}, dataset=c.name, data_hash=w.hash,
-        config_hash=hash_config(cfg), seed=seed, protocol=feed.split.protocol, fold=feed.split.fold, trained_on=feed.split.subjects('train') if named else list(c.train_subjects))
+    w = loader.split.windows
+    c = w.card
+    named = w.table.subject.notna().all()
+    return dict(
+        inputs=list(model.inputs),
+        channels={i: list(w.channels(i)) for i in model.inputs},
+        length={i: w.length[i] for i in model.inputs},
+        fs=c.fs,
+        whole=c.whole,
+        window_s=c.window_s,
+        stride_s=c.stride_s,
+        classes=list(w.classes),
+        normalizer={
+            k: {i: d[i] for i in model.inputs if i in d} for k, d in asdict(loader.norm).items()
+        },
+        dataset=c.name,
+        data_hash=w.hash,
+        config_hash=hash_config(cfg),
+        seed=seed,
+        protocol=loader.split.protocol,
+        fold=loader.split.fold,
+        trained_on=loader.split.subjects('train') if named else list(c.train_subjects),
+    )
 
-def trained(folder:str|Path, make, fit, feed:Feed, cfg, seed:int): # A model that is trained, now or before
+
+def load_or_train(
+    folder: str | Path, make, fit, loader: BatchLoader, cfg, seed: int
+):  # A model that is trained, now or before
     "Load a model, or build it by `make()` and train it by `fit(model, checkpoint)`"
     folder = Path(folder)
-    if (folder/'harkd.json').exists(): return load_model(folder)[0]
-    set_seed(seed); model = make(); history = fit(model, folder/'checkpoint.safetensors')
+    if (folder / 'harkd.json').exists():
+        return load_model(folder)[0]
+    set_seed(seed)
+    model = make()
+    history = fit(model, folder / 'checkpoint.safetensors')
     folder.mkdir(parents=True, exist_ok=True)
-    if history: pd.DataFrame(history).to_csv(folder/'history.csv', index=False)   # an ensemble was not trained itself
-    save_model(model, folder, **about_model(feed, model, cfg, seed)); (folder/'checkpoint.safetensors').unlink(missing_ok=True)
+    if history:
+        pd.DataFrame(history).to_csv(
+            folder / 'history.csv', index=False
+        )  # an ensemble was not trained itself
+    save_model(model, folder, **model_metadata(loader, model, cfg, seed))
+    (folder / 'checkpoint.safetensors').unlink(missing_ok=True)
     return model
 
 # %% ../nbs/02f_experiment.ipynb #6ca67101
-def run_tasks(f, tasks:list[tuple], # Arguments of each call
-              jobs:int=0, # Processes; 0: one for each core (Ray: as many as the cluster has)
-              what:str='', # On the progress bar
-              backend:str='joblib' # 'joblib' | 'ray'
-             )->list:
+def run_tasks(
+    f,
+    tasks: list[tuple],  # Arguments of each call
+    jobs: int = 0,  # Processes; 0: one for each core (Ray: as many as the cluster has)
+    what: str = '',  # On the progress bar
+    backend: str = 'joblib',  # 'joblib' | 'ray'
+) -> list:
     "Call a function for many arguments, side by side"
-    if backend not in ('joblib','ray'): raise ValueError(f"backend must be 'joblib' or 'ray', got '{backend}'")
-    if backend=='ray': return _ray_tasks(f, tasks, jobs, what)
+    if backend not in ('joblib', 'ray'):
+        raise ValueError(f"backend must be 'joblib' or 'ray', got '{backend}'")
+    if backend == 'ray':
+        return _ray_tasks(f, tasks, jobs, what)
     jobs = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
-    work = (_one_thread(f, t) for t in tasks) if jobs==1 else Parallel(jobs, return_as='generator')(delayed(_one_thread)(f, t) for t in tasks)
-    return list(tqdm(work, what, total=len(tasks), disable=not what, delay=1., leave=False))
+    work = (
+        (_one_thread(f, t) for t in tasks)
+        if jobs == 1
+        else Parallel(jobs, return_as='generator')(delayed(_one_thread)(f, t) for t in tasks)
+    )
+    return list(tqdm(work, what, total=len(tasks), disable=not what, delay=1.0, leave=False))
+
 
 def _one_thread(f, args):
-    had = torch.get_num_threads(); torch.set_num_threads(1)
-    try: return f(*args)
-    finally: torch.set_num_threads(had)
+    had = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return f(*args)
+    finally:
+        torch.set_num_threads(had)
+
 
 def _ray_tasks(f, tasks, jobs, what):
-    try: import ray
-    except ImportError: raise ImportError("backend 'ray' needs Ray: pip install 'harkd[cluster]'") from None
-    started = not ray.is_initialized()
-    if started: ray.init(**({} if os.environ.get('RAY_ADDRESS') else {'num_cpus':jobs or os.cpu_count()}), include_dashboard=False, log_to_driver=False, logging_level='ERROR')
     try:
-        one = ray.remote(num_cpus=1)(_one_thread); pending = {one.remote(f, t):i for i,t in enumerate(tasks)}; out = [None]*len(tasks); bar = tqdm(total=len(tasks), desc=what, disable=not what, delay=1., leave=False)
+        import ray
+    except ImportError:
+        raise ImportError("backend 'ray' needs Ray: pip install 'harkd[cluster]'") from None
+    started = not ray.is_initialized()
+    if started:
+        ray.init(
+            **({} if os.environ.get('RAY_ADDRESS') else {'num_cpus': jobs or os.cpu_count()}),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level='ERROR',
+        )
+    try:
+        one = ray.remote(num_cpus=1)(_one_thread)
+        pending = {one.remote(f, t): i for i, t in enumerate(tasks)}
+        out = [None] * len(tasks)
+        bar = tqdm(total=len(tasks), desc=what, disable=not what, delay=1.0, leave=False)
         while pending:
-            (ref,),_ = ray.wait(list(pending), num_returns=1); out[pending.pop(ref)] = ray.get(ref); bar.update()
+            (ref,), _ = ray.wait(list(pending), num_returns=1)
+            out[pending.pop(ref)] = ray.get(ref)
+            bar.update()
         bar.close()
     finally:
-        if started: ray.shutdown()
+        if started:
+            ray.shutdown()
     return out
 
 # %% ../nbs/02f_experiment.ipynb #3e175ce5
-def per_seed(rows:list[dict], arm:str, what:str='accuracy')->np.ndarray: # (seeds,) each the mean over folds, weighted by their windows
+def per_seed(
+    rows: list[dict], arm: str, what: str = 'accuracy'
+) -> np.ndarray:  # (seeds,) each the mean over folds, weighted by their windows
     "One figure a seed"
-    d = pd.DataFrame(rows); d = d[d.arm==arm]
-    return d.groupby('seed').apply(lambda g: np.average(g[what], weights=g.n), include_groups=False).to_numpy()
+    d = pd.DataFrame(rows)
+    d = d[d.arm == arm]
+    return (
+        d.groupby('seed')
+        .apply(lambda g: np.average(g[what], weights=g.n), include_groups=False)
+        .to_numpy()
+    )
 
-def summarise(rows:list[dict], # Result rows
-              )->list[dict]: # One an arm: accuracy and macro-F1 with 95 % intervals over seeds, and costs
+
+def summarise(
+    rows: list[dict],  # Result rows
+) -> list[dict]:  # One an arm: accuracy and macro-F1 with 95 % intervals over seeds, and costs
     "What a table shows of many rows"
     out = []
     for arm in dict.fromkeys(r['arm'] for r in rows):
-        first = next(r for r in rows if r['arm']==arm); row = dict(arm=arm, model=first['model'], sees=first['modality'], seeds=len(per_seed(rows, arm)))
-        for k in ('accuracy','macro_f1'): row |= dict(zip((k,f'{k}_low',f'{k}_high'), mean_interval(per_seed(rows, arm, k))))
-        out.append(row | {k:first.get(k) for k in ('params','bytes','macs','latency_ms','device')})
+        first = next(r for r in rows if r['arm'] == arm)
+        row = dict(
+            arm=arm, model=first['model'], input=first['modality'], seeds=len(per_seed(rows, arm))
+        )
+        for k in ('accuracy', 'macro_f1'):
+            row |= dict(zip((k, f'{k}_low', f'{k}_high'), mean_interval(per_seed(rows, arm, k))))
+        out.append(
+            row | {k: first.get(k) for k in ('params', 'bytes', 'macs', 'latency_ms', 'device')}
+        )
     return out

@@ -8,182 +8,306 @@ __all__ = ['check_maps', 'match_length', 'hint_loss', 'ab_loss', 'negative_margi
            'rkd_loss', 'pkt_loss', 'cc_loss', 'nst_loss', 'fsp_matrix', 'fsp_loss', 'kdsvd_loss']
 
 # %% ../nbs/04c_feature_losses.ipynb #dc37769d
-import torch, torch.nn.functional as F
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../nbs/04c_feature_losses.ipynb #6579d4a8
-def check_maps(student:Tensor, teacher:Tensor, what:str='maps', equal:str='btd' # Axes that must agree
-              ):
+def check_maps(
+    student: Tensor,
+    teacher: Tensor,
+    what: str = 'maps',
+    equal: str = 'btd',  # Axes that must agree
+):
     "Raise unless two maps (b,t,d), or two embeddings (b,d), can be compared"
-    axes = 'btd' if student.ndim==3 else 'bd'
-    if student.ndim!=teacher.ndim or student.ndim not in (2,3): raise ValueError(f"{what} must both be (b,t,d) or both (b,d), got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}")
-    bad = [a for a,m,n in zip(axes, student.shape, teacher.shape) if a in equal and m!=n]
-    if bad: raise ValueError(f"{what} must agree in {', '.join({'b':'batch','t':'length','d':'width'}[a] for a in bad)}, got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}; use a projector (chapter 04f)")
+    axes = 'btd' if student.ndim == 3 else 'bd'
+    if student.ndim != teacher.ndim or student.ndim not in (2, 3):
+        raise ValueError(
+            f'{what} must both be (b,t,d) or both (b,d), got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+        )
+    bad = [a for a, m, n in zip(axes, student.shape, teacher.shape) if a in equal and m != n]
+    if bad:
+        raise ValueError(
+            f'{what} must agree in {", ".join({"b": "batch", "t": "length", "d": "width"}[a] for a in bad)}, got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}; use a projector (chapter 04f)'
+        )
 
-def match_length(student:Tensor, teacher:Tensor # (b,t,d) maps of any lengths
-                )->tuple[Tensor,Tensor]: # Both at the shorter length
+
+def match_length(
+    student: Tensor,
+    teacher: Tensor,  # (b,t,d) maps of any lengths
+) -> tuple[Tensor, Tensor]:  # Both at the shorter length
     "Average the longer map down to the shorter"
-    n = min(student.shape[1], teacher.shape[1]); pool = lambda x: x if x.shape[1]==n else F.adaptive_avg_pool1d(x.transpose(1,2), n).transpose(1,2)
-    return pool(student),pool(teacher)
+    n = min(student.shape[1], teacher.shape[1])
+    pool = lambda x: (
+        x if x.shape[1] == n else F.adaptive_avg_pool1d(x.transpose(1, 2), n).transpose(1, 2)
+    )
+    return pool(student), pool(teacher)
 
 # %% ../nbs/04c_feature_losses.ipynb #97714bd0
-def hint_loss(student:Tensor, teacher:Tensor # (b,t,d), equal
-             )->Tensor: # Scalar
+def hint_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,t,d), equal
+) -> Tensor:  # Scalar
     "FitNet: mean squared difference of maps (Romero et al. 2015)"
     check_maps(student, teacher)
     return F.mse_loss(student, teacher.detach())
 
 # %% ../nbs/04c_feature_losses.ipynb #87d28b42
-def ab_loss(student:Tensor, teacher:Tensor, # (b,t,d), equal; before their activation
-            margin:float=1.)->Tensor: # Scalar
+def ab_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,t,d), equal; before their activation
+    margin: float = 1.0,
+) -> Tensor:  # Scalar
     "Activation boundaries (Heo et al. 2019)"
-    check_maps(student, teacher); t = teacher.detach()
-    too_high,too_low = (student>-margin)&(t<=0),(student<=margin)&(t>0)
-    return 3/1000*((student+margin).square()*too_high+(student-margin).square()*too_low).sum()/len(student)
+    check_maps(student, teacher)
+    t = teacher.detach()
+    too_high, too_low = (student > -margin) & (t <= 0), (student <= margin) & (t > 0)
+    return (
+        3
+        / 1000
+        * ((student + margin).square() * too_high + (student - margin).square() * too_low).sum()
+        / len(student)
+    )
 
 # %% ../nbs/04c_feature_losses.ipynb #1ace04a6
-def negative_margin(teacher:Tensor # (b,t,d) before an activation
-                   )->Tensor: # (d,) mean of the negative values of each feature; 0 where there are none
+def negative_margin(
+    teacher: Tensor,  # (b,t,d) before an activation
+) -> Tensor:  # (d,) mean of the negative values of each feature; 0 where there are none
     "Where OFD's margin ReLU bends"
-    n = (teacher<0).sum((0,1)); return (teacher.clamp(max=0).sum((0,1))/n.clamp(min=1)).detach()
+    n = (teacher < 0).sum((0, 1))
+    return (teacher.clamp(max=0).sum((0, 1)) / n.clamp(min=1)).detach()
 
-def ofd_loss(student:Tensor, teacher:Tensor, # (b,t,d), equal
-             margin:Tensor|None=None # (d,), not positive; None: `negative_margin(teacher)`
-            )->Tensor: # Scalar
+
+def ofd_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,t,d), equal
+    margin: Tensor | None = None,  # (d,), not positive; None: `negative_margin(teacher)`
+) -> Tensor:  # Scalar
     "Overhaul of feature distillation: partial distance to a margin ReLU (Heo et al. 2019)"
-    check_maps(student, teacher); t = teacher.detach(); t = t.maximum(negative_margin(t) if margin is None else margin)
-    return ((student-t).square()*((student>t)|(t>0))).sum(-1).mean()
+    check_maps(student, teacher)
+    t = teacher.detach()
+    t = t.maximum(negative_margin(t) if margin is None else margin)
+    return ((student - t).square() * ((student > t) | (t > 0))).sum(-1).mean()
 
 # %% ../nbs/04c_feature_losses.ipynb #015c8644
-def activation_attention(x:Tensor, # (b,t,d)
-                         p:int=2 # Power of the activations
-                        )->Tensor: # (b,t), unit length
+def activation_attention(
+    x: Tensor,  # (b,t,d)
+    p: int = 2,  # Power of the activations
+) -> Tensor:  # (b,t), unit length
     "How strongly a map answers at each time"
     return F.normalize(x.abs().pow(p).mean(-1), dim=-1)
 
-def at_loss(student:Tensor, teacher:Tensor, # (b,t,·), equal length > 1
-            p:int=2)->Tensor: # Scalar
+
+def at_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,t,·), equal length > 1
+    p: int = 2,
+) -> Tensor:  # Scalar
     "Attention transfer (Zagoruyko & Komodakis 2017)"
     check_maps(student, teacher, equal='bt')
-    if student.ndim!=3 or student.shape[1]<2: raise ValueError(f"attention transfer needs maps (b,t,d) with t > 1, got {tuple(student.shape)}: over one value it is identically zero")
-    return (activation_attention(student, p)-activation_attention(teacher.detach(), p)).square().mean()
+    if student.ndim != 3 or student.shape[1] < 2:
+        raise ValueError(
+            f'attention transfer needs maps (b,t,d) with t > 1, got {tuple(student.shape)}: over one value it is identically zero'
+        )
+    return (
+        (activation_attention(student, p) - activation_attention(teacher.detach(), p))
+        .square()
+        .mean()
+    )
 
 # %% ../nbs/04c_feature_losses.ipynb #784d4e2c
-def factor_loss(student:Tensor, teacher:Tensor # (b,n) factors, any equal number
-               )->Tensor: # Scalar
+def factor_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,n) factors, any equal number
+) -> Tensor:  # Scalar
     "Factor transfer: L1 distance of unit factors (Kim et al. 2018)"
     check_maps(student, teacher, 'factors')
-    return (F.normalize(student, dim=-1)-F.normalize(teacher.detach(), dim=-1)).abs().mean()
+    return (F.normalize(student, dim=-1) - F.normalize(teacher.detach(), dim=-1)).abs().mean()
 
 # %% ../nbs/04c_feature_losses.ipynb #f6fd945c
-def class_view(attn:Tensor, # (b,h,1+p,1+p), class token first
-               n:int # Points of the common time axis
-              )->Tensor: # (b,n), sums to 1
+def class_view(
+    attn: Tensor,  # (b,h,1+p,1+p), class token first
+    n: int,  # Points of the common time axis
+) -> Tensor:  # (b,n), sums to 1
     "Where in time a transformer's class token looks"
-    v = attn.mean(1)[:,0,1:]; v = v/v.sum(-1, keepdim=True).clamp(min=1e-12); p = v.shape[1]
-    v = v if p==n else F.interpolate(v[:,None], n, mode='linear', align_corners=False)[:,0]
-    return v/v.sum(-1, keepdim=True).clamp(min=1e-12)
+    v = attn.mean(1)[:, 0, 1:]
+    v = v / v.sum(-1, keepdim=True).clamp(min=1e-12)
+    p = v.shape[1]
+    v = v if p == n else F.interpolate(v[:, None], n, mode='linear', align_corners=False)[:, 0]
+    return v / v.sum(-1, keepdim=True).clamp(min=1e-12)
 
-def attention_map_loss(student:Tensor, teacher:Tensor # (b,h,q,k) attention weights of one layer; heads and tokens may differ
-                      )->Tensor: # Scalar, nats
+
+def attention_map_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,h,q,k) attention weights of one layer; heads and tokens may differ
+) -> Tensor:  # Scalar, nats
     "Look where the teacher looks (after Jiao et al. 2020)"
-    for n,a in (('student',student),('teacher',teacher)):
-        if a.ndim!=4 or a.shape[2]!=a.shape[3]: raise ValueError(f"attention weights must be (b,h,p,p), got {n} {tuple(a.shape)}")
-    n = max(student.shape[3], teacher.shape[3])-1; s,t = class_view(student, n),class_view(teacher.detach(), n)
-    return (t*((t+1e-12).log()-(s+1e-12).log())).sum(-1).mean()
+    for n, a in (('student', student), ('teacher', teacher)):
+        if a.ndim != 4 or a.shape[2] != a.shape[3]:
+            raise ValueError(f'attention weights must be (b,h,p,p), got {n} {tuple(a.shape)}')
+    n = max(student.shape[3], teacher.shape[3]) - 1
+    s, t = class_view(student, n), class_view(teacher.detach(), n)
+    return (t * ((t + 1e-12).log() - (s + 1e-12).log())).sum(-1).mean()
 
 # %% ../nbs/04c_feature_losses.ipynb #dfc1aad5
-def sp_loss(student:Tensor, teacher:Tensor # (b,…), b equal
-           )->Tensor: # Scalar
+def sp_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,…), b equal
+) -> Tensor:  # Scalar
     "Similarity-preserving (Tung & Mori 2019)"
-    if len(student)!=len(teacher): raise ValueError(f"maps must agree in batch, got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}")
-    def gram(x): x = x.flatten(1); return F.normalize(x@x.T, dim=1)
-    return (gram(teacher.detach())-gram(student)).square().sum()/len(student)**2
+    if len(student) != len(teacher):
+        raise ValueError(
+            f'maps must agree in batch, got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+        )
+
+    def gram(x):
+        x = x.flatten(1)
+        return F.normalize(x @ x.T, dim=1)
+
+    return (gram(teacher.detach()) - gram(student)).square().sum() / len(student) ** 2
 
 # %% ../nbs/04c_feature_losses.ipynb #90654950
-def _distances(x): # (b,b), safe where two are equal
-    d2 = (x[:,None]-x[None]).square().sum(-1); same = d2<=1e-12
-    return torch.where(same, 0., d2.masked_fill(same, 1.).sqrt())
+def _distances(x):  # (b,b), safe where two are equal
+    d2 = (x[:, None] - x[None]).square().sum(-1)
+    same = d2 <= 1e-12
+    return torch.where(same, 0.0, d2.masked_fill(same, 1.0).sqrt())
 
-def _relative(x): d = _distances(x); return d/d[d>0].mean().clamp(min=1e-12) if (d>0).any() else d
 
-def rkd_distance_loss(student:Tensor, teacher:Tensor # (b,d) embeddings, any widths
-                     )->Tensor: # Scalar
+def _relative(x):
+    d = _distances(x)
+    return d / d[d > 0].mean().clamp(min=1e-12) if (d > 0).any() else d
+
+
+def rkd_distance_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,d) embeddings, any widths
+) -> Tensor:  # Scalar
     "Relative distances between windows (Park et al. 2019)"
     check_maps(student, teacher, 'embeddings', 'b')
     return F.smooth_l1_loss(_relative(student), _relative(teacher.detach()))
 
-def rkd_angle_loss(student:Tensor, teacher:Tensor # (b,d) embeddings, any widths
-                  )->Tensor: # Scalar
+
+def rkd_angle_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,d) embeddings, any widths
+) -> Tensor:  # Scalar
     "Angles between triplets of windows (Park et al. 2019)"
     check_maps(student, teacher, 'embeddings', 'b')
-    def angles(x): d = F.normalize(x[None]-x[:,None], dim=2); return d@d.transpose(1,2)
+
+    def angles(x):
+        d = F.normalize(x[None] - x[:, None], dim=2)
+        return d @ d.transpose(1, 2)
+
     return F.smooth_l1_loss(angles(student), angles(teacher.detach()))
 
-def rkd_loss(student:Tensor, teacher:Tensor, distance:float=25., angle:float=50.)->Tensor: # Scalar
+
+def rkd_loss(
+    student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0
+) -> Tensor:  # Scalar
     "Both, in the reference's weights (Park et al. 2019)"
-    return distance*rkd_distance_loss(student, teacher)+angle*rkd_angle_loss(student, teacher)
+    return distance * rkd_distance_loss(student, teacher) + angle * rkd_angle_loss(student, teacher)
 
 # %% ../nbs/04c_feature_losses.ipynb #b10f67a6
-def pkt_loss(student:Tensor, teacher:Tensor # (b,d) embeddings, any widths
-            )->Tensor: # Scalar
+def pkt_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,d) embeddings, any widths
+) -> Tensor:  # Scalar
     "Probabilistic knowledge transfer (Passalis & Tefas 2018)"
-    check_maps(student, teacher, 'embeddings', 'b'); eps = 1e-7
-    def rows(x): x = x/(x.norm(dim=1, keepdim=True)+eps); p = (x@x.T+1)/2; return p/p.sum(1, keepdim=True)
-    s,t = rows(student),rows(teacher.detach())
-    return (t*((t+eps)/(s+eps)).log()).mean()
+    check_maps(student, teacher, 'embeddings', 'b')
+    eps = 1e-7
+
+    def rows(x):
+        x = x / (x.norm(dim=1, keepdim=True) + eps)
+        p = (x @ x.T + 1) / 2
+        return p / p.sum(1, keepdim=True)
+
+    s, t = rows(student), rows(teacher.detach())
+    return (t * ((t + eps) / (s + eps)).log()).mean()
 
 # %% ../nbs/04c_feature_losses.ipynb #1cb0614e
-def cc_loss(student:Tensor, teacher:Tensor # (b,d) embeddings, equal, b > 1
-           )->Tensor: # Scalar
+def cc_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,d) embeddings, equal, b > 1
+) -> Tensor:  # Scalar
     "Correlation congruence, as the toolbox computes it (Peng et al. 2019)"
-    check_maps(student, teacher, 'embeddings'); d = (student-teacher.detach()).abs()
-    if len(d)<2: raise ValueError("correlation congruence compares neighbours in a batch; it needs at least two windows")
-    return (d[:-1]*d[1:]).sum(1).mean()
+    check_maps(student, teacher, 'embeddings')
+    d = (student - teacher.detach()).abs()
+    if len(d) < 2:
+        raise ValueError(
+            'correlation congruence compares neighbours in a batch; it needs at least two windows'
+        )
+    return (d[:-1] * d[1:]).sum(1).mean()
 
 # %% ../nbs/04c_feature_losses.ipynb #23671edf
-def nst_loss(student:Tensor, teacher:Tensor # (b,t,·), equal length
-            )->Tensor: # Scalar
+def nst_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,t,·), equal length
+) -> Tensor:  # Scalar
     "Neuron selectivity transfer, polynomial kernel (Huang & Wang 2017)"
     check_maps(student, teacher, equal='bt')
-    unit = lambda x: F.normalize(x.transpose(1,2), dim=2)
-    k = lambda a,b: (a@b.transpose(1,2)).square().mean()
-    s,t = unit(student),unit(teacher.detach())
-    return k(t, t)+k(s, s)-2*k(s, t)
+    unit = lambda x: F.normalize(x.transpose(1, 2), dim=2)
+    k = lambda a, b: (a @ b.transpose(1, 2)).square().mean()
+    s, t = unit(student), unit(teacher.detach())
+    return k(t, t) + k(s, s) - 2 * k(s, t)
 
 # %% ../nbs/04c_feature_losses.ipynb #5bfaf9b3
-def fsp_matrix(first:Tensor, second:Tensor # (b,t,d), (b,t',d')
-              )->Tensor: # (b,d,d')
+def fsp_matrix(
+    first: Tensor,
+    second: Tensor,  # (b,t,d), (b,t',d')
+) -> Tensor:  # (b,d,d')
     "How one layer's features become the next one's"
-    a,b = match_length(first, second)
-    return a.transpose(1,2)@b/a.shape[1]
+    a, b = match_length(first, second)
+    return a.transpose(1, 2) @ b / a.shape[1]
 
-def fsp_loss(student:list[Tensor], teacher:list[Tensor] # Maps of successive layers; widths equal in pairs
-            )->Tensor: # Scalar: sum over neighbours
+
+def fsp_loss(
+    student: list[Tensor],
+    teacher: list[Tensor],  # Maps of successive layers; widths equal in pairs
+) -> Tensor:  # Scalar: sum over neighbours
     "Flow of the solution procedure (Yim et al. 2017)"
-    if len(student)!=len(teacher) or len(student)<2: raise ValueError(f"fsp compares the flow between layers: give both networks equally many maps, at least two, got {len(student)} and {len(teacher)}")
-    for s,t in zip(student, teacher): check_maps(s, t, equal='bd')
-    flows = lambda maps: [fsp_matrix(a, b) for a,b in zip(maps, maps[1:])]
-    return sum((s-t.detach()).square().mean() for s,t in zip(flows(student), flows(teacher)))
+    if len(student) != len(teacher) or len(student) < 2:
+        raise ValueError(
+            f'fsp compares the flow between layers: give both networks equally many maps, at least two, got {len(student)} and {len(teacher)}'
+        )
+    for s, t in zip(student, teacher):
+        check_maps(s, t, equal='bd')
+    flows = lambda maps: [fsp_matrix(a, b) for a, b in zip(maps, maps[1:])]
+    return sum((s - t.detach()).square().mean() for s, t in zip(flows(student), flows(teacher)))
 
 # %% ../nbs/04c_feature_losses.ipynb #bbae63e9
-def _leading(x, k): # (b,k) unit singular values and (b,d,k) vectors of maps (b,t,d), through the d×d covariance
-    x = x/x.abs().amax((1,2), keepdim=True).clamp(min=1e-12); c = x.transpose(1,2)@x/x.shape[1]
-    c = c+torch.diag_embed(torch.linspace(0, 1e-4, c.shape[1], dtype=c.dtype, device=c.device))
-    w,v = torch.linalg.eigh(c)
-    return F.normalize(w.flip(-1)[:,:k].clamp(min=1e-12).sqrt(), dim=1),v.flip(-1)[:,:,:k]
+def _leading(
+    x, k
+):  # (b,k) unit singular values and (b,d,k) vectors of maps (b,t,d), through the d×d covariance
+    x = x / x.abs().amax((1, 2), keepdim=True).clamp(min=1e-12)
+    c = x.transpose(1, 2) @ x / x.shape[1]
+    c = c + torch.diag_embed(torch.linspace(0, 1e-4, c.shape[1], dtype=c.dtype, device=c.device))
+    w, v = torch.linalg.eigh(c)
+    return F.normalize(w.flip(-1)[:, :k].clamp(min=1e-12).sqrt(), dim=1), v.flip(-1)[:, :, :k]
 
-def kdsvd_loss(student:list[Tensor], teacher:list[Tensor], # Maps of successive layers, all of one width
-               k:int=1 # Leading vectors
-              )->Tensor: # Scalar: sum over neighbours
+
+def kdsvd_loss(
+    student: list[Tensor],
+    teacher: list[Tensor],  # Maps of successive layers, all of one width
+    k: int = 1,  # Leading vectors
+) -> Tensor:  # Scalar: sum over neighbours
     "Singular-vector distillation (Lee et al. 2018)"
-    if len(student)!=len(teacher) or len(student)<2: raise ValueError(f"kdsvd compares neighbouring layers: give both networks equally many maps, at least two, got {len(student)} and {len(teacher)}")
-    if len({m.shape[2] for m in (*student,*teacher)})>1: raise ValueError(f"kdsvd needs maps of one width, got {[m.shape[2] for m in (*student,*teacher)]}; use a projector (chapter 04f)")
-    rbf = lambda a,b: (-(a-b).square()/8).exp(); before,loss = None,0.
-    for s,t in zip(student, teacher):
-        sigma,vt = _leading(t.detach(), k); _,vs = _leading(s, min(k+3, s.shape[2]))
-        cos = vs.transpose(1,2)@vt; pick = (cos.abs()==cos.abs().amax(1, keepdim=True))*cos.sign()
-        vs,vt = vs@pick.detach()*sigma[:,None],vt*sigma[:,None]
-        if before is not None: loss = loss+(rbf(before[0], vs)-rbf(before[1], vt)).square().sum()/len(s)
-        before = vs,vt
+    if len(student) != len(teacher) or len(student) < 2:
+        raise ValueError(
+            f'kdsvd compares neighbouring layers: give both networks equally many maps, at least two, got {len(student)} and {len(teacher)}'
+        )
+    if len({m.shape[2] for m in (*student, *teacher)}) > 1:
+        raise ValueError(
+            f'kdsvd needs maps of one width, got {[m.shape[2] for m in (*student, *teacher)]}; use a projector (chapter 04f)'
+        )
+    rbf = lambda a, b: (-(a - b).square() / 8).exp()
+    before, loss = None, 0.0
+    for s, t in zip(student, teacher):
+        sigma, vt = _leading(t.detach(), k)
+        _, vs = _leading(s, min(k + 3, s.shape[2]))
+        cos = vs.transpose(1, 2) @ vt
+        pick = (cos.abs() == cos.abs().amax(1, keepdim=True)) * cos.sign()
+        vs, vt = vs @ pick.detach() * sigma[:, None], vt * sigma[:, None]
+        if before is not None:
+            loss = loss + (rbf(before[0], vs) - rbf(before[1], vt)).square().sum() / len(s)
+        before = vs, vt
     return loss

@@ -8,166 +8,330 @@ __all__ = ['Regressor', 'VID', 'FactorTransfer', 'hcl_loss', 'ReviewKD', 'linear
 
 # %% ../nbs/04d_learned_losses.ipynb #89c2da97
 import math
-import torch, torch.nn.functional as F
-from torch import nn,Tensor
 
-from .feature_losses import check_maps,factor_loss,match_length
-from .runs import find_module
-from .student import Features,HarModel
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 from .data import find_function
+from .feature_losses import check_maps, factor_loss, match_length
+from .runs import find_module
+from .student import Features, HarModel
 
 # %% ../nbs/04d_learned_losses.ipynb #360c52a6
 class Regressor(nn.Module):
     "(b,t,d_s) to (b,t,d_t), or (b,d_s) to (b,d_t): linear and batch norm"
-    def __init__(self, d_in:int, d_out:int, relu:bool=False):
+
+    def __init__(self, d_in: int, d_out: int, relu: bool = False):
         super().__init__()
-        self.linear,self.norm,self.relu = nn.Linear(d_in, d_out, bias=False),nn.BatchNorm1d(d_out),relu
-    def forward(self, x:Tensor)->Tensor:
-        y = self.norm(self.linear(x).flatten(0,-2)).reshape(*x.shape[:-1], -1)
+        self.linear, self.norm, self.relu = (
+            nn.Linear(d_in, d_out, bias=False),
+            nn.BatchNorm1d(d_out),
+            relu,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.linear(x).flatten(0, -2)).reshape(*x.shape[:-1], -1)
         return F.relu(y) if self.relu else y
 
 # %% ../nbs/04d_learned_losses.ipynb #ce92a61b
 class VID(nn.Module):
     "Variational information distillation (Ahn et al. 2019)"
-    def __init__(self, d_s:int, d_t:int, init:float=5., eps:float=1e-5):
+
+    def __init__(self, d_s: int, d_t: int, init: float = 5.0, eps: float = 1e-5):
         super().__init__()
-        self.mean = nn.Sequential(nn.Linear(d_s, d_t, bias=False), nn.ReLU(), nn.Linear(d_t, d_t, bias=False), nn.ReLU(), nn.Linear(d_t, d_t, bias=False))
-        self.rho,self.eps = nn.Parameter(torch.full((d_t,), math.log(math.expm1(init-eps)))),eps
-    def forward(self, student:Tensor, teacher:Tensor # (b,t,d_s), (b,t,d_t)
-               )->Tensor:
-        s,t = match_length(student, teacher.detach()); var = F.softplus(self.rho)+self.eps
-        return .5*((self.mean(s)-t).square()/var+var.log()).mean()
+        self.mean = nn.Sequential(
+            nn.Linear(d_s, d_t, bias=False),
+            nn.ReLU(),
+            nn.Linear(d_t, d_t, bias=False),
+            nn.ReLU(),
+            nn.Linear(d_t, d_t, bias=False),
+        )
+        self.rho, self.eps = nn.Parameter(torch.full((d_t,), math.log(math.expm1(init - eps)))), eps
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,  # (b,t,d_s), (b,t,d_t)
+    ) -> Tensor:
+        s, t = match_length(student, teacher.detach())
+        var = F.softplus(self.rho) + self.eps
+        return 0.5 * ((self.mean(s) - t).square() / var + var.log()).mean()
 
 # %% ../nbs/04d_learned_losses.ipynb #fb0d75e4
 class FactorTransfer(nn.Module):
     "Paraphraser and translator (Kim et al. 2018)"
-    def __init__(self, d_s:int, d_t:int, rate:float=.5 # Features of a factor, as a share of the teacher's
-                ):
+
+    def __init__(
+        self,
+        d_s: int,
+        d_t: int,
+        rate: float = 0.5,  # Features of a factor, as a share of the teacher's
+    ):
         super().__init__()
-        k = max(1, int(d_t*rate)); mlp = lambda a,b: nn.Sequential(nn.Linear(a, b), nn.LeakyReLU(.1), nn.Linear(b, b))
-        self.code,self.back,self.translate = mlp(d_t, k),mlp(k, d_t),mlp(d_s, k)
-    def forward(self, student:Tensor, teacher:Tensor # (b,t,d_s), (b,t,d_t)
-               )->Tensor:
-        s,t = match_length(student, teacher.detach()); factor = self.code(t)
-        return factor_loss(self.translate(s).flatten(1), factor.flatten(1))+F.mse_loss(self.back(factor), t)
+        k = max(1, int(d_t * rate))
+        mlp = lambda a, b: nn.Sequential(nn.Linear(a, b), nn.LeakyReLU(0.1), nn.Linear(b, b))
+        self.code, self.back, self.translate = mlp(d_t, k), mlp(k, d_t), mlp(d_s, k)
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,  # (b,t,d_s), (b,t,d_t)
+    ) -> Tensor:
+        s, t = match_length(student, teacher.detach())
+        factor = self.code(t)
+        return factor_loss(self.translate(s).flatten(1), factor.flatten(1)) + F.mse_loss(
+            self.back(factor), t
+        )
 
 # %% ../nbs/04d_learned_losses.ipynb #b513ce25
-def hcl_loss(student:Tensor, teacher:Tensor # (b,t,d) sequences or (b,h,w,d) pictures, equal
-            )->Tensor: # Scalar
+def hcl_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,t,d) sequences or (b,h,w,d) pictures, equal
+) -> Tensor:  # Scalar
     "Hierarchical context loss: mean squared difference at several scales (Chen et al. 2021)"
-    if student.shape!=teacher.shape: raise ValueError(f"maps must be equal in shape, got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}; use a projector (chapter 04f)")
-    s,t = student.movedim(-1, 1),teacher.detach().movedim(-1, 1); pool = F.adaptive_avg_pool1d if s.ndim==3 else F.adaptive_avg_pool2d
-    loss,total,weight = F.mse_loss(s, t),1.,1.
-    for n in (4,2,1):
-        if n>=s.shape[2]: continue
-        weight /= 2; loss = loss+weight*F.mse_loss(pool(s, n), pool(t, n)); total += weight
-    return loss/total
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f'maps must be equal in shape, got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}; use a projector (chapter 04f)'
+        )
+    s, t = student.movedim(-1, 1), teacher.detach().movedim(-1, 1)
+    pool = F.adaptive_avg_pool1d if s.ndim == 3 else F.adaptive_avg_pool2d
+    loss, total, weight = F.mse_loss(s, t), 1.0, 1.0
+    for n in (4, 2, 1):
+        if n >= s.shape[2]:
+            continue
+        weight /= 2
+        loss = loss + weight * F.mse_loss(pool(s, n), pool(t, n))
+        total += weight
+    return loss / total
+
 
 class ReviewKD(nn.Module):
     "Distillation via knowledge review (Chen et al. 2021)"
-    def __init__(self, d_s:list[int], d_t:list[int], # Widths of the maps, early ones first; equally many
-                 mid:int=64):
+
+    def __init__(
+        self,
+        d_s: list[int],
+        d_t: list[int],  # Widths of the maps, early ones first; equally many
+        mid: int = 64,
+    ):
         super().__init__()
-        if len(d_s)!=len(d_t): raise ValueError(f"reviewkd compares maps in pairs: give both networks equally many, got {len(d_s)} and {len(d_t)}")
-        mid = min(mid, d_t[-1]); conv = lambda a,b,k: nn.Sequential(nn.Conv1d(a, b, k, padding=k//2, bias=False), nn.BatchNorm1d(b))
-        self.enter,self.leave = nn.ModuleList(conv(s, mid, 1) for s in d_s),nn.ModuleList(conv(mid, t, 3) for t in d_t)
-        self.blend = nn.ModuleList(nn.Conv1d(2*mid, 2, 1) for _ in d_s[:-1])
-    def forward(self, student:list[Tensor], teacher:list[Tensor] # Maps (b,t,d), early ones first
-               )->Tensor:
-        carried,loss = None,0.
+        if len(d_s) != len(d_t):
+            raise ValueError(
+                f'reviewkd compares maps in pairs: give both networks equally many, got {len(d_s)} and {len(d_t)}'
+            )
+        mid = min(mid, d_t[-1])
+        conv = lambda a, b, k: nn.Sequential(
+            nn.Conv1d(a, b, k, padding=k // 2, bias=False), nn.BatchNorm1d(b)
+        )
+        self.enter, self.leave = (
+            nn.ModuleList(conv(s, mid, 1) for s in d_s),
+            nn.ModuleList(conv(mid, t, 3) for t in d_t),
+        )
+        self.blend = nn.ModuleList(nn.Conv1d(2 * mid, 2, 1) for _ in d_s[:-1])
+
+    def forward(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],  # Maps (b,t,d), early ones first
+    ) -> Tensor:
+        carried, loss = None, 0.0
         for i in reversed(range(len(student))):
-            x = self.enter[i](student[i].transpose(1,2))
+            x = self.enter[i](student[i].transpose(1, 2))
             if carried is not None:
-                y = F.interpolate(carried, x.shape[2], mode='nearest'); a = self.blend[i](torch.cat([x, y], 1)).sigmoid()
-                x = x*a[:,:1]+y*a[:,1:]
-            carried = x; out = self.leave[i](x).transpose(1,2)
-            loss = loss+hcl_loss(*match_length(out, teacher[i].detach()))
+                y = F.interpolate(carried, x.shape[2], mode='nearest')
+                a = self.blend[i](torch.cat([x, y], 1)).sigmoid()
+                x = x * a[:, :1] + y * a[:, 1:]
+            carried = x
+            out = self.leave[i](x).transpose(1, 2)
+            loss = loss + hcl_loss(*match_length(out, teacher[i].detach()))
         return loss
 
 # %% ../nbs/04d_learned_losses.ipynb #b1dcadbf
-def linear_classifier(teacher:HarModel, dim:int # Width of the teacher's embedding
-                     )->nn.Linear: # Frozen; the same function as `teacher.classify`
+def linear_classifier(
+    teacher: HarModel,
+    dim: int,  # Width of the teacher's embedding
+) -> nn.Linear:  # Frozen; the same function as `teacher.classify`
     "A teacher's classifier as one linear layer"
-    p = next(teacher.parameters()); teacher.eval()
+    p = next(teacher.parameters())
+    teacher.eval()
     with torch.no_grad():
-        b = teacher.classify(torch.zeros(1, dim, device=p.device))[0]; w = teacher.classify(torch.eye(dim, device=p.device))-b
+        b = teacher.classify(torch.zeros(1, dim, device=p.device))[0]
+        w = teacher.classify(torch.eye(dim, device=p.device)) - b
         x = torch.randn(5, dim, generator=torch.Generator().manual_seed(0)).to(p)
-        if not torch.allclose(x@w+b, teacher.classify(x), atol=1e-3, rtol=1e-3): raise ValueError(f"the classifier of {type(teacher).__name__} is not linear in its embedding")
-        head = nn.Linear(dim, len(b)).to(p.device); head.weight.copy_(w.T); head.bias.copy_(b)
+        if not torch.allclose(x @ w + b, teacher.classify(x), atol=1e-3, rtol=1e-3):
+            raise ValueError(
+                f'the classifier of {type(teacher).__name__} is not linear in its embedding'
+            )
+        head = nn.Linear(dim, len(b)).to(p.device)
+        head.weight.copy_(w.T)
+        head.bias.copy_(b)
     return head.requires_grad_(False)
 
 # %% ../nbs/04d_learned_losses.ipynb #b52c237f
 class SRRL(nn.Module):
     "Softmax regression representation learning (Yang et al. 2021)"
-    def __init__(self, d_s:int, d_t:int, head:nn.Linear, # From `linear_classifier`
-                 relu:bool=True):
+
+    def __init__(
+        self,
+        d_s: int,
+        d_t: int,
+        head: nn.Linear,  # From `linear_classifier`
+        relu: bool = True,
+    ):
         super().__init__()
-        self.regress = Regressor(d_s, d_t, relu); self.head = [head] # in a list: the teacher's, not ours to train or save
-    def forward(self, student:Tensor, teacher:Tensor, # (b,d_s), (b,d_t) embeddings
-                teacher_logits:Tensor # (b,k)
-               )->Tensor:
+        self.regress = Regressor(d_s, d_t, relu)
+        self.head = [head]  # in a list: the teacher's, not ours to train or save
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,  # (b,d_s), (b,d_t) embeddings
+        teacher_logits: Tensor,  # (b,k)
+    ) -> Tensor:
         r = self.regress(student)
-        return F.mse_loss(r, teacher.detach())+F.mse_loss(self.head[0](r), teacher_logits.detach())
+        return F.mse_loss(r, teacher.detach()) + F.mse_loss(
+            self.head[0](r), teacher_logits.detach()
+        )
 
 # %% ../nbs/04d_learned_losses.ipynb #c3c31b63
 class ReusedHead(HarModel):
     "A student whose classifier is its teacher's (SimKD, Chen et al. 2022)"
-    def __init__(self, student:str, student_config:dict, # Class ('student:ConvStudent') and arguments
-                 width:int, # Of the student's last map
-                 dim:int, # Of the teacher's embedding
-                 classes:int, factor:int=2, relu:bool=True, inputs:tuple=('imu',)):
+
+    def __init__(
+        self,
+        student: str,
+        student_config: dict,  # Class ('student:ConvStudent') and arguments
+        width: int,  # Of the student's last map
+        dim: int,  # Of the teacher's embedding
+        classes: int,
+        factor: int = 2,
+        relu: bool = True,
+        inputs: tuple = ('imu',),
+    ):
         super().__init__(locals())
-        self.student = find_function(student)(**student_config); mid = max(1, dim//factor)
-        step = lambda a,b,k: nn.Sequential(nn.Conv1d(a, b, k, padding=k//2, bias=False), nn.BatchNorm1d(b))
-        self.project,self.relu = nn.ModuleList([step(width, mid, 1), step(mid, mid, 3), step(mid, dim, 1)]),relu
+        self.student = find_function(student)(**student_config)
+        mid = max(1, dim // factor)
+        step = lambda a, b, k: nn.Sequential(
+            nn.Conv1d(a, b, k, padding=k // 2, bias=False), nn.BatchNorm1d(b)
+        )
+        self.project, self.relu = (
+            nn.ModuleList([step(width, mid, 1), step(mid, mid, 3), step(mid, dim, 1)]),
+            relu,
+        )
         self.head = nn.Linear(dim, classes).requires_grad_(False)
 
     @classmethod
-    def around(cls, student:HarModel, teacher_head:nn.Linear, width:int, relu:bool=True, factor:int=2)->'ReusedHead':
+    def around(
+        cls,
+        student: HarModel,
+        teacher_head: nn.Linear,
+        width: int,
+        relu: bool = True,
+        factor: int = 2,
+    ) -> 'ReusedHead':
         "Around a student, with the classifier of its teacher"
-        m = cls(f'{find_module(type(student).__name__)}:{type(student).__name__}', student.config, width, teacher_head.in_features, teacher_head.out_features, factor, relu, student.inputs)
-        m.student = student; m.head.load_state_dict(teacher_head.state_dict())
+        m = cls(
+            f'{find_module(type(student).__name__)}:{type(student).__name__}',
+            student.config,
+            width,
+            teacher_head.in_features,
+            teacher_head.out_features,
+            factor,
+            relu,
+            student.inputs,
+        )
+        m.student = student
+        m.head.load_state_dict(teacher_head.state_dict())
         return m
 
-    def features(self, *x:Tensor)->Features: # embedding: the projection, in the teacher's space
-        f = self.student.features(*x); y = f.maps[-1].transpose(1,2)
-        for i,p in enumerate(self.project): y = F.relu(p(y)) if i<2 or self.relu else p(y)
+    def features(self, *x: Tensor) -> Features:  # embedding: the projection, in the teacher's space
+        f = self.student.features(*x)
+        y = f.maps[-1].transpose(1, 2)
+        for i, p in enumerate(self.project):
+            y = F.relu(p(y)) if i < 2 or self.relu else p(y)
         e = y.mean(-1)
         return Features(self.head(e), e, f.maps, f.attn, f.bounds, f.mask)
 
-def simkd_loss(student:Tensor, teacher:Tensor # (b,d) embeddings in the teacher's space
-              )->Tensor: # Scalar
+
+def simkd_loss(
+    student: Tensor,
+    teacher: Tensor,  # (b,d) embeddings in the teacher's space
+) -> Tensor:  # Scalar
     "Squared error to the teacher's embedding; the teacher's classifier does the rest (Chen et al. 2022)"
     check_maps(student, teacher, 'embeddings')
     return F.mse_loss(student, teacher.detach())
 
 # %% ../nbs/04d_learned_losses.ipynb #ec28ca39
-def semckd_loss(values_s:list[list[Tensor]], # [student layer][teacher layer]: the student's map as that teacher layer would have it
-                values_t:list[list[Tensor]], # The teacher's maps, likewise
-                weights:Tensor # (b, student layers, teacher layers), rows sum to 1
-               )->Tensor: # Scalar
+def semckd_loss(
+    values_s: list[
+        list[Tensor]
+    ],  # [student layer][teacher layer]: the student's map as that teacher layer would have it
+    values_t: list[list[Tensor]],  # The teacher's maps, likewise
+    weights: Tensor,  # (b, student layers, teacher layers), rows sum to 1
+) -> Tensor:  # Scalar
     "Weighted mean squared differences over layer pairs (Chen et al. 2021)"
-    b,n,_ = weights.shape
-    return sum((weights[:,i,j]*(s-t.detach()).square().flatten(1).mean(1)).sum() for i,(ss,ts) in enumerate(zip(values_s, values_t)) for j,(s,t) in enumerate(zip(ss, ts)))/(b*n)
+    b, n, _ = weights.shape
+    return sum(
+        (weights[:, i, j] * (s - t.detach()).square().flatten(1).mean(1)).sum()
+        for i, (ss, ts) in enumerate(zip(values_s, values_t))
+        for j, (s, t) in enumerate(zip(ss, ts))
+    ) / (b * n)
+
 
 class SemCKD(nn.Module):
     "Cross-layer distillation with semantic calibration (Chen et al. 2021)"
-    def __init__(self, batch:int, # Full size of a batch
-                 d_s:list[int], d_t:list[int], factor:int=4, soft:float=1.):
+
+    def __init__(
+        self,
+        batch: int,  # Full size of a batch
+        d_s: list[int],
+        d_t: list[int],
+        factor: int = 4,
+        soft: float = 1.0,
+    ):
         super().__init__()
-        mid = max(1, batch//factor); mlp = lambda: nn.Sequential(nn.Linear(batch, 2*mid), nn.ReLU(), nn.Linear(2*mid, mid))
-        step = lambda a,b,k: nn.Sequential(nn.Conv1d(a, b, k, padding=k//2, bias=False), nn.BatchNorm1d(b))
-        self.batch,self.soft = batch,soft; self.query,self.key = nn.ModuleList(mlp() for _ in d_s),nn.ModuleList(mlp() for _ in d_t)
-        self.value = nn.ModuleList(nn.ModuleList(nn.Sequential(step(s, 2*t, 1), nn.ReLU(), step(2*t, 2*t, 3), nn.ReLU(), nn.Conv1d(2*t, t, 1)) for t in d_t) for s in d_s)
-    def weights(self, student:list[Tensor], teacher:list[Tensor])->Tensor: # (b, student layers, teacher layers)
+        mid = max(1, batch // factor)
+        mlp = lambda: nn.Sequential(nn.Linear(batch, 2 * mid), nn.ReLU(), nn.Linear(2 * mid, mid))
+        step = lambda a, b, k: nn.Sequential(
+            nn.Conv1d(a, b, k, padding=k // 2, bias=False), nn.BatchNorm1d(b)
+        )
+        self.batch, self.soft = batch, soft
+        self.query, self.key = nn.ModuleList(mlp() for _ in d_s), nn.ModuleList(mlp() for _ in d_t)
+        self.value = nn.ModuleList(
+            nn.ModuleList(
+                nn.Sequential(
+                    step(s, 2 * t, 1),
+                    nn.ReLU(),
+                    step(2 * t, 2 * t, 3),
+                    nn.ReLU(),
+                    nn.Conv1d(2 * t, t, 1),
+                )
+                for t in d_t
+            )
+            for s in d_s
+        )
+
+    def weights(
+        self, student: list[Tensor], teacher: list[Tensor]
+    ) -> Tensor:  # (b, student layers, teacher layers)
         "Who listens to whom"
-        sim = lambda x: x.flatten(1)@x.flatten(1).T
-        q = torch.stack([F.normalize(m(sim(x)), dim=1) for m,x in zip(self.query, student)], 1); k = torch.stack([F.normalize(m(sim(x.detach())), dim=1) for m,x in zip(self.key, teacher)], 1)
-        return (q@k.transpose(1,2)/self.soft).softmax(-1)
-    def forward(self, student:list[Tensor], teacher:list[Tensor])->Tensor: # Maps (b,t,d)
-        if len(student[0])!=self.batch: return sum(x.sum() for x in student)*0.
-        vs,vt = [],[]
-        for i,x in enumerate(student):
-            pairs = [match_length(self.value[i][j](x.transpose(1,2)).transpose(1,2), t) for j,t in enumerate(teacher)]
-            vs.append([p[0] for p in pairs]); vt.append([p[1] for p in pairs])
+        sim = lambda x: x.flatten(1) @ x.flatten(1).T
+        q = torch.stack([F.normalize(m(sim(x)), dim=1) for m, x in zip(self.query, student)], 1)
+        k = torch.stack(
+            [F.normalize(m(sim(x.detach())), dim=1) for m, x in zip(self.key, teacher)], 1
+        )
+        return (q @ k.transpose(1, 2) / self.soft).softmax(-1)
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:  # Maps (b,t,d)
+        if len(student[0]) != self.batch:
+            return sum(x.sum() for x in student) * 0.0
+        vs, vt = [], []
+        for i, x in enumerate(student):
+            pairs = [
+                match_length(self.value[i][j](x.transpose(1, 2)).transpose(1, 2), t)
+                for j, t in enumerate(teacher)
+            ]
+            vs.append([p[0] for p in pairs])
+            vt.append([p[1] for p in pairs])
         return semckd_loss(vs, vt, self.weights(student, teacher))

@@ -6,76 +6,116 @@
 __all__ = ['check_logits', 'soft_target_loss', 'kd_loss', 'dkd_loss', 'dist_loss', 'standardise_logits', 'logit_standard_loss']
 
 # %% ../nbs/04b_losses.ipynb #e5bb1705
-import torch, torch.nn.functional as F
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../nbs/04b_losses.ipynb #4d0617f0
-def check_logits(student:Tensor, teacher:Tensor):
+def check_logits(student: Tensor, teacher: Tensor):
     "Raise unless two sets of logits can be compared"
-    if student.ndim!=2 or student.shape!=teacher.shape: raise ValueError(f"logits must be (b,k) and alike, got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}")
+    if student.ndim != 2 or student.shape != teacher.shape:
+        raise ValueError(
+            f'logits must be (b,k) and alike, got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+        )
 
-def soft_target_loss(student_logits:Tensor, # (b,k) raw scores
-                     teacher_logits:Tensor, # (b,k) raw scores; receives no gradient
-                     temperature:float=3. # Softening of both, > 0
-                    )->Tensor: # Scalar, nats times temperature²
+
+def soft_target_loss(
+    student_logits: Tensor,  # (b,k) raw scores
+    teacher_logits: Tensor,  # (b,k) raw scores; receives no gradient
+    temperature: float = 3.0,  # Softening of both, > 0
+) -> Tensor:  # Scalar, nats times temperature²
     "KL to the teacher's softened probabilities (Hinton et al. 2015)"
-    if temperature<=0: raise ValueError(f"temperature must be > 0, got {temperature}")
+    if temperature <= 0:
+        raise ValueError(f'temperature must be > 0, got {temperature}')
     check_logits(student_logits, teacher_logits)
-    log_s,log_t = F.log_softmax(student_logits/temperature, -1),F.log_softmax(teacher_logits.detach()/temperature, -1)
-    return temperature**2*F.kl_div(log_s, log_t, reduction='batchmean', log_target=True)
+    log_s, log_t = (
+        F.log_softmax(student_logits / temperature, -1),
+        F.log_softmax(teacher_logits.detach() / temperature, -1),
+    )
+    return temperature**2 * F.kl_div(log_s, log_t, reduction='batchmean', log_target=True)
 
-def kd_loss(student_logits:Tensor, # (b,k) raw scores of the student
-            teacher_logits:Tensor, # (b,k) raw scores of the teacher; receives no gradient
-            target:Tensor, # (b,) labels, or (b,k) shares
-            alpha:float=.7, # Weight of the teacher in [0,1]; 0 is plain cross-entropy
-            temperature:float=3., # Softening of both distributions, > 0
-            label_smoothing:float=0. # Of the cross-entropy
-           )->Tensor: # Scalar
+
+def kd_loss(
+    student_logits: Tensor,  # (b,k) raw scores of the student
+    teacher_logits: Tensor,  # (b,k) raw scores of the teacher; receives no gradient
+    target: Tensor,  # (b,) labels, or (b,k) shares
+    alpha: float = 0.7,  # Weight of the teacher in [0,1]; 0 is plain cross-entropy
+    temperature: float = 3.0,  # Softening of both distributions, > 0
+    label_smoothing: float = 0.0,  # Of the cross-entropy
+) -> Tensor:  # Scalar
     "Cross-entropy blended with softened KL to the teacher (Hinton et al. 2015)"
-    if not 0<=alpha<=1: raise ValueError(f"alpha must be in [0,1], got {alpha}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f'alpha must be in [0,1], got {alpha}')
     soft = soft_target_loss(student_logits, teacher_logits, temperature)
-    return (1-alpha)*F.cross_entropy(student_logits, target, label_smoothing=label_smoothing)+alpha*soft
+    return (1 - alpha) * F.cross_entropy(
+        student_logits, target, label_smoothing=label_smoothing
+    ) + alpha * soft
 
 # %% ../nbs/04b_losses.ipynb #20898255
-def dkd_loss(student_logits:Tensor, teacher_logits:Tensor, # (b,k)
-             target:Tensor, # (b,) labels
-             alpha:float=1., # Weight of the true class against the rest
-             beta:float|Tensor=8., # Weight of the ranking of the others; (b,) for one a window
-             temperature:float=4.)->Tensor: # Scalar
+def dkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,  # (b,k)
+    target: Tensor,  # (b,) labels
+    alpha: float = 1.0,  # Weight of the true class against the rest
+    beta: float | Tensor = 8.0,  # Weight of the ranking of the others; (b,) for one a window
+    temperature: float = 4.0,
+) -> Tensor:  # Scalar
     "Decoupled knowledge distillation (Zhao et al. 2022)"
     check_logits(student_logits, teacher_logits)
-    if target.ndim!=1: raise ValueError(f"dkd needs integer labels (b,), got {tuple(target.shape)}; pass the dominant class of mixed windows")
-    true = F.one_hot(target, student_logits.shape[1]).bool(); parts = []
-    for z in (student_logits,teacher_logits.detach()):
-        z = z/temperature; log_p = F.log_softmax(z, -1); others = z.masked_select(~true).reshape(len(z), -1)
-        log_b = torch.stack([log_p[true], torch.logsumexp(others, -1)-torch.logsumexp(z, -1)], -1)
+    if target.ndim != 1:
+        raise ValueError(
+            f'dkd needs integer labels (b,), got {tuple(target.shape)}; pass the dominant class of mixed windows'
+        )
+    true = F.one_hot(target, student_logits.shape[1]).bool()
+    parts = []
+    for z in (student_logits, teacher_logits.detach()):
+        z = z / temperature
+        log_p = F.log_softmax(z, -1)
+        others = z.masked_select(~true).reshape(len(z), -1)
+        log_b = torch.stack([log_p[true], torch.logsumexp(others, -1) - torch.logsumexp(z, -1)], -1)
         parts.append((log_b, F.log_softmax(others, -1)))
-    (bs,os),(bt,ot) = parts
-    kl = lambda p,q: F.kl_div(q, p, reduction='none', log_target=True).sum(-1)
-    return temperature**2*(alpha*kl(bt, bs)+beta*kl(ot, os)).mean()
+    (bs, os), (bt, ot) = parts
+    kl = lambda p, q: F.kl_div(q, p, reduction='none', log_target=True).sum(-1)
+    return temperature**2 * (alpha * kl(bt, bs) + beta * kl(ot, os)).mean()
 
 # %% ../nbs/04b_losses.ipynb #f2c1efb5
-def _pearson(a, b, dim): # correlation along a dimension; 0 where nothing varies
-    a,b = a-a.mean(dim, keepdim=True),b-b.mean(dim, keepdim=True)
-    return (a*b).sum(dim)/((a.square().sum(dim)*b.square().sum(dim)).clamp(min=1e-16).sqrt())
+def _pearson(a, b, dim):  # correlation along a dimension; 0 where nothing varies
+    a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
+    return (a * b).sum(dim) / ((a.square().sum(dim) * b.square().sum(dim)).clamp(min=1e-16).sqrt())
 
-def dist_loss(student_logits:Tensor, teacher_logits:Tensor, # (b,k), b > 1
-              beta:float=1., # Weight of relations between classes
-              gamma:float=1., # Weight of relations between windows
-              temperature:float=1.)->Tensor: # Scalar in [0, 2τ²(β+γ)]
+
+def dist_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,  # (b,k), b > 1
+    beta: float = 1.0,  # Weight of relations between classes
+    gamma: float = 1.0,  # Weight of relations between windows
+    temperature: float = 1.0,
+) -> Tensor:  # Scalar in [0, 2τ²(β+γ)]
     "Match correlations instead of values (Huang et al. 2022)"
     check_logits(student_logits, teacher_logits)
-    s,t = F.softmax(student_logits/temperature, -1),F.softmax(teacher_logits.detach()/temperature, -1)
-    return temperature**2*(beta*(1-_pearson(s, t, 1).mean())+gamma*(1-_pearson(s, t, 0).mean()))
+    s, t = (
+        F.softmax(student_logits / temperature, -1),
+        F.softmax(teacher_logits.detach() / temperature, -1),
+    )
+    return temperature**2 * (
+        beta * (1 - _pearson(s, t, 1).mean()) + gamma * (1 - _pearson(s, t, 0).mean())
+    )
 
 # %% ../nbs/04b_losses.ipynb #603dc32b
-def standardise_logits(z:Tensor, # (b,k)
-                      )->Tensor: # (b,k), mean 0 and standard deviation 1 over classes
+def standardise_logits(
+    z: Tensor,  # (b,k)
+) -> Tensor:  # (b,k), mean 0 and standard deviation 1 over classes
     "Logits without their scale"
-    return (z-z.mean(-1, keepdim=True))/(z.std(-1, correction=0, keepdim=True)+1e-7)
+    return (z - z.mean(-1, keepdim=True)) / (z.std(-1, correction=0, keepdim=True) + 1e-7)
 
-def logit_standard_loss(student_logits:Tensor, teacher_logits:Tensor, # (b,k)
-                        temperature:float=2.)->Tensor: # Scalar
+
+def logit_standard_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,  # (b,k)
+    temperature: float = 2.0,
+) -> Tensor:  # Scalar
     "Soft targets between standardised logits (Sun et al. 2024)"
     check_logits(student_logits, teacher_logits)
-    return soft_target_loss(standardise_logits(student_logits), standardise_logits(teacher_logits.detach()), temperature)
+    return soft_target_loss(
+        standardise_logits(student_logits), standardise_logits(teacher_logits.detach()), temperature
+    )

@@ -8,128 +8,241 @@ __all__ = ['scores', 'per_class', 'plot_confusion', 'mean_interval', 'wilson_int
 
 # %% ../nbs/02b_metrics.ipynb #b14c29db
 from itertools import product
-import numpy as np, pandas as pd
-from scipy import optimize,special,stats
-from sklearn.metrics import accuracy_score,cohen_kappa_score,confusion_matrix,f1_score,precision_recall_fscore_support
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special, stats
+from sklearn.metrics import (
+    accuracy_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+)
 
 # %% ../nbs/02b_metrics.ipynb #229ad225
-def scores(y:np.ndarray, # (n,) true integer labels
-           pred:np.ndarray # (n,) predicted integer labels
-          )->dict: # n, accuracy, macro_f1, kappa; fractions
+def scores(
+    y: np.ndarray,  # (n,) true integer labels
+    pred: np.ndarray,  # (n,) predicted integer labels
+) -> dict:  # n, accuracy, macro_f1, kappa; fractions
     "The headline scores of one model on one part"
-    y,pred = np.asarray(y),np.asarray(pred)
-    if y.shape!=pred.shape or not len(y): raise ValueError(f"labels {y.shape} and predictions {pred.shape} must be equally many, at least one")
+    y, pred = np.asarray(y), np.asarray(pred)
+    if y.shape != pred.shape or not len(y):
+        raise ValueError(
+            f'labels {y.shape} and predictions {pred.shape} must be equally many, at least one'
+        )
     support = np.unique(y)
-    kappa = cohen_kappa_score(y, pred) if len(np.union1d(y, pred))>1 else 1.
-    return dict(n=len(y), accuracy=float(accuracy_score(y, pred)), macro_f1=float(f1_score(y, pred, labels=support, average='macro', zero_division=0)), kappa=float(kappa))
+    kappa = cohen_kappa_score(y, pred) if len(np.union1d(y, pred)) > 1 else 1.0
+    return dict(
+        n=len(y),
+        accuracy=float(accuracy_score(y, pred)),
+        macro_f1=float(f1_score(y, pred, labels=support, average='macro', zero_division=0)),
+        kappa=float(kappa),
+    )
 
-def per_class(y:np.ndarray, pred:np.ndarray, # (n,) integer labels
-              classes:tuple[str,...] # Names, by label
-             )->pd.DataFrame: # One row a class that occurs, and rows macro, micro, weighted
+
+def per_class(
+    y: np.ndarray,
+    pred: np.ndarray,  # (n,) integer labels
+    classes: tuple[str, ...],  # Names, by label
+) -> pd.DataFrame:  # One row a class that occurs, and rows macro, micro, weighted
     "Precision, recall, F1 and support of each class, and their averages"
-    k = np.unique(y); cols = ['precision','recall','f1','support']
-    rows = pd.DataFrame(np.stack(precision_recall_fscore_support(y, pred, labels=k, zero_division=0), 1), [classes[i] for i in k], cols)
-    for how in ('macro','micro','weighted'): rows.loc[how] = [*precision_recall_fscore_support(y, pred, labels=k, average=how, zero_division=0)[:3], len(y)]
+    k = np.unique(y)
+    cols = ['precision', 'recall', 'f1', 'support']
+    rows = pd.DataFrame(
+        np.stack(precision_recall_fscore_support(y, pred, labels=k, zero_division=0), 1),
+        [classes[i] for i in k],
+        cols,
+    )
+    for how in ('macro', 'micro', 'weighted'):
+        rows.loc[how] = [
+            *precision_recall_fscore_support(y, pred, labels=k, average=how, zero_division=0)[:3],
+            len(y),
+        ]
     return rows
 
 # %% ../nbs/02b_metrics.ipynb #abcce661
-def plot_confusion(y:np.ndarray, pred:np.ndarray, # (n,) integer labels
-                   classes:tuple[str,...], ax=None, title:str=''):
+def plot_confusion(
+    y: np.ndarray,
+    pred: np.ndarray,  # (n,) integer labels
+    classes: tuple[str, ...],
+    ax=None,
+    title: str = '',
+):
     "Row-normalised confusion matrix; returns the Axes"
     import matplotlib.pyplot as plt
-    if ax is None: ax = plt.subplots(figsize=(min(9,1.6+.28*len(classes)),)*2)[1]
-    k = range(len(classes)); m = confusion_matrix(y, pred, labels=list(k)); share = m/np.maximum(m.sum(1, keepdims=True), 1)
+
+    if ax is None:
+        ax = plt.subplots(figsize=(min(9, 1.6 + 0.28 * len(classes)),) * 2)[1]
+    k = range(len(classes))
+    m = confusion_matrix(y, pred, labels=list(k))
+    share = m / np.maximum(m.sum(1, keepdims=True), 1)
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1)
-    for i,j in product(k, k):
-        if m[i,j]: ax.text(j, i, m[i,j], ha='center', va='center', fontsize=6, color='white' if share[i,j]>.5 else 'black')
-    ax.set(xticks=list(k), yticks=list(k), xticklabels=classes, yticklabels=classes, xlabel='predicted', ylabel='true', title=title)
-    ax.tick_params('x', rotation=90); ax.tick_params(labelsize=7)
+    for i, j in product(k, k):
+        if m[i, j]:
+            ax.text(
+                j,
+                i,
+                m[i, j],
+                ha='center',
+                va='center',
+                fontsize=6,
+                color='white' if share[i, j] > 0.5 else 'black',
+            )
+    ax.set(
+        xticks=list(k),
+        yticks=list(k),
+        xticklabels=classes,
+        yticklabels=classes,
+        xlabel='predicted',
+        ylabel='true',
+        title=title,
+    )
+    ax.tick_params('x', rotation=90)
+    ax.tick_params(labelsize=7)
     return ax
 
 # %% ../nbs/02b_metrics.ipynb #5c45983e
-def mean_interval(values, # (r,) one figure a repetition
-                  level:float=.95
-                 )->tuple[float,float,float]: # Mean, low, high; low and high are nan for a single repetition
+def mean_interval(
+    values,  # (r,) one figure a repetition
+    level: float = 0.95,
+) -> tuple[float, float, float]:  # Mean, low, high; low and high are nan for a single repetition
     "Mean with its Student-t interval"
-    v = np.asarray(values, float); m = v.mean()
-    if len(v)<2: return float(m),float('nan'),float('nan')
-    h = stats.t.ppf((1+level)/2, len(v)-1)*v.std(ddof=1)/np.sqrt(len(v))
-    return float(m),float(m-h),float(m+h)
+    v = np.asarray(values, float)
+    m = v.mean()
+    if len(v) < 2:
+        return float(m), float('nan'), float('nan')
+    h = stats.t.ppf((1 + level) / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v))
+    return float(m), float(m - h), float(m + h)
 
-def wilson_interval(hits:int, n:int, level:float=.95)->tuple[float,float]: # Low, high
+
+def wilson_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:  # Low, high
     "Interval of a share of independent trials (Wilson 1927)"
-    z = stats.norm.ppf((1+level)/2); p = hits/n; c = p+z*z/(2*n); r = z*np.sqrt(p*(1-p)/n+z*z/(4*n*n))
-    return float((c-r)/(1+z*z/n)),float((c+r)/(1+z*z/n))
+    z = stats.norm.ppf((1 + level) / 2)
+    p = hits / n
+    c = p + z * z / (2 * n)
+    r = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return float((c - r) / (1 + z * z / n)), float((c + r) / (1 + z * z / n))
 
-def show_interval(m:float, lo:float, hi:float, percent:bool=True)->str: # '93.7 ± 0.4' or '93.7'
+
+def show_interval(
+    m: float, lo: float, hi: float, percent: bool = True
+) -> str:  # '93.7 ± 0.4' or '93.7'
     "A mean and its interval in words"
     k = 100 if percent else 1
-    return f'{m*k:.1f}' if np.isnan(lo) else f'{m*k:.1f} ± {(hi-lo)/2*k:.1f}'
+    return f'{m * k:.1f}' if np.isnan(lo) else f'{m * k:.1f} ± {(hi - lo) / 2 * k:.1f}'
 
 # %% ../nbs/02b_metrics.ipynb #ea2cab97
-def paired_bootstrap(a:np.ndarray, # (n,) or (seeds,n) correctness of one model, 0/1 or bool
-                     b:np.ndarray, # The same trials under the other; the number of seeds may differ
-                     groups=None, # (n,) subjects: whole subjects are drawn instead of trials
-                     draws:int=10_000, seed:int=0
-                    )->dict: # diff = mean(a)-mean(b), low, high (95 %), p (two-sided)
+def paired_bootstrap(
+    a: np.ndarray,  # (n,) or (seeds,n) correctness of one model, 0/1 or bool
+    b: np.ndarray,  # The same trials under the other; the number of seeds may differ
+    groups=None,  # (n,) subjects: whole subjects are drawn instead of trials
+    draws: int = 10_000,
+    seed: int = 0,
+) -> dict:  # diff = mean(a)-mean(b), low, high (95 %), p (two-sided)
     "Difference of two accuracies on the same trials"
-    d = np.atleast_2d(np.asarray(a, float)).mean(0)-np.atleast_2d(np.asarray(b, float)).mean(0)
+    d = np.atleast_2d(np.asarray(a, float)).mean(0) - np.atleast_2d(np.asarray(b, float)).mean(0)
     rng = np.random.default_rng(seed)
-    if groups is None: s,n = d,np.ones(len(d))
+    if groups is None:
+        s, n = d, np.ones(len(d))
     else:
-        g = pd.Series(d).groupby(np.asarray(groups)); s,n = g.sum().to_numpy(),g.size().to_numpy()
-    i = rng.integers(len(s), size=(draws, len(s))); means = s[i].sum(1)/n[i].sum(1)
-    p = 2*min((means<=0).mean(), (means>=0).mean())
-    return dict(diff=float(d.mean()), low=float(np.quantile(means, .025)), high=float(np.quantile(means, .975)), p=float(min(1., max(p, 1/draws))))
+        g = pd.Series(d).groupby(np.asarray(groups))
+        s, n = g.sum().to_numpy(), g.size().to_numpy()
+    i = rng.integers(len(s), size=(draws, len(s)))
+    means = s[i].sum(1) / n[i].sum(1)
+    p = 2 * min((means <= 0).mean(), (means >= 0).mean())
+    return dict(
+        diff=float(d.mean()),
+        low=float(np.quantile(means, 0.025)),
+        high=float(np.quantile(means, 0.975)),
+        p=float(min(1.0, max(p, 1 / draws))),
+    )
 
-def sign_flip_test(diffs, # (s,) difference of each subject
-                   draws:int=100_000, seed:int=0
-                  )->float: # Two-sided p; exact up to 16 subjects
+
+def sign_flip_test(
+    diffs,  # (s,) difference of each subject
+    draws: int = 100_000,
+    seed: int = 0,
+) -> float:  # Two-sided p; exact up to 16 subjects
     "Could the signs of these differences be chance?"
-    d = np.asarray(diffs, float); d = d[d!=0]; t = abs(d.sum())
-    if not len(d): return 1.
-    signs = np.array(list(product((-1,1), repeat=len(d)))) if len(d)<=16 else np.random.default_rng(seed).choice((-1,1), size=(draws, len(d)))
-    return float((np.abs(signs@d)>=t-1e-12).mean()) if len(d)<=16 else float((1+(np.abs(signs@d)>=t-1e-12).sum())/(1+draws))
+    d = np.asarray(diffs, float)
+    d = d[d != 0]
+    t = abs(d.sum())
+    if not len(d):
+        return 1.0
+    signs = (
+        np.array(list(product((-1, 1), repeat=len(d))))
+        if len(d) <= 16
+        else np.random.default_rng(seed).choice((-1, 1), size=(draws, len(d)))
+    )
+    return (
+        float((np.abs(signs @ d) >= t - 1e-12).mean())
+        if len(d) <= 16
+        else float((1 + (np.abs(signs @ d) >= t - 1e-12).sum()) / (1 + draws))
+    )
 
 # %% ../nbs/02b_metrics.ipynb #e68ea704
-def mcnemar_test(a:np.ndarray, b:np.ndarray # (n,) correctness of two models on the same trials
-                )->float: # Two-sided exact p
+def mcnemar_test(
+    a: np.ndarray,
+    b: np.ndarray,  # (n,) correctness of two models on the same trials
+) -> float:  # Two-sided exact p
     "Do two models err on different trials by chance?"
-    a,b = np.asarray(a, bool),np.asarray(b, bool); only_a,only_b = int((a&~b).sum()),int((b&~a).sum())
-    return 1. if only_a+only_b==0 else float(stats.binomtest(only_a, only_a+only_b).pvalue)
+    a, b = np.asarray(a, bool), np.asarray(b, bool)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b).pvalue)
 
-def corrected_t_test(diffs, # (r,) difference in each repetition or fold
-                     test_share:float # Test size / train size of a fold
-                    )->tuple[float,float,float,float]: # Mean, low, high (95 %), two-sided p
+
+def corrected_t_test(
+    diffs,  # (r,) difference in each repetition or fold
+    test_share: float,  # Test size / train size of a fold
+) -> tuple[float, float, float, float]:  # Mean, low, high (95 %), two-sided p
     "Over folds whose training sets overlap (Nadeau & Bengio 2003)"
-    d = np.asarray(diffs, float); r,m = len(d),d.mean()
-    if r<2: return float(m),float('nan'),float('nan'),float('nan')
-    se = np.sqrt((1/r+test_share)*d.var(ddof=1)); h = stats.t.ppf(.975, r-1)*se
-    p = 1. if se==0 and m==0 else (0. if se==0 else 2*stats.t.sf(abs(m)/se, r-1))
-    return float(m),float(m-h),float(m+h),float(p)
+    d = np.asarray(diffs, float)
+    r, m = len(d), d.mean()
+    if r < 2:
+        return float(m), float('nan'), float('nan'), float('nan')
+    se = np.sqrt((1 / r + test_share) * d.var(ddof=1))
+    h = stats.t.ppf(0.975, r - 1) * se
+    p = 1.0 if se == 0 and m == 0 else (0.0 if se == 0 else 2 * stats.t.sf(abs(m) / se, r - 1))
+    return float(m), float(m - h), float(m + h), float(p)
 
-def holm(p # (m,) p-values
-        )->np.ndarray: # (m,) adjusted, in the same order
+
+def holm(
+    p,  # (m,) p-values
+) -> np.ndarray:  # (m,) adjusted, in the same order
     "Holm's step-down correction for many comparisons"
-    p = np.asarray(p, float); order = p.argsort(); adj = np.maximum.accumulate((len(p)-np.arange(len(p)))*p[order]).clip(max=1)
-    out = np.empty_like(p); out[order] = adj
+    p = np.asarray(p, float)
+    order = p.argsort()
+    adj = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]).clip(max=1)
+    out = np.empty_like(p)
+    out[order] = adj
     return out
 
 # %% ../nbs/02b_metrics.ipynb #488bbe76
-def calibration_error(probs:np.ndarray, # (n,k) probabilities
-                      y:np.ndarray, # (n,) labels
-                      bins:int=15
-                     )->float: # In [0,1]
+def calibration_error(
+    probs: np.ndarray,  # (n,k) probabilities
+    y: np.ndarray,  # (n,) labels
+    bins: int = 15,
+) -> float:  # In [0,1]
     "Expected calibration error of the winning class"
-    conf,hit = probs.max(1),probs.argmax(1)==y
-    which = np.clip(np.ceil(conf*bins).astype(int)-1, 0, bins-1)
-    return float(sum(abs(hit[which==i].mean()-conf[which==i].mean())*(which==i).mean() for i in np.unique(which)))
+    conf, hit = probs.max(1), probs.argmax(1) == y
+    which = np.clip(np.ceil(conf * bins).astype(int) - 1, 0, bins - 1)
+    return float(
+        sum(
+            abs(hit[which == i].mean() - conf[which == i].mean()) * (which == i).mean()
+            for i in np.unique(which)
+        )
+    )
 
 # %% ../nbs/02b_metrics.ipynb #29dd4564
-def fit_temperature(logits:np.ndarray, # (n,k) of people who were not trained on
-                    y:np.ndarray # (n,) labels
-                   )->float: # T > 0
+def fit_temperature(
+    logits: np.ndarray,  # (n,k) of people who were not trained on
+    y: np.ndarray,  # (n,) labels
+) -> float:  # T > 0
     "The temperature with the smallest cross-entropy"
-    z = np.asarray(logits, float); pick = np.arange(len(y)),np.asarray(y)
-    nll = lambda t: -(z/np.exp(t)-special.logsumexp(z/np.exp(t), 1, keepdims=True))[pick].mean()
+    z = np.asarray(logits, float)
+    pick = np.arange(len(y)), np.asarray(y)
+    nll = lambda t: (
+        -(z / np.exp(t) - special.logsumexp(z / np.exp(t), 1, keepdims=True))[pick].mean()
+    )
     return float(np.exp(optimize.minimize_scalar(nll, bounds=(-4, 4), method='bounded').x))

@@ -6,90 +6,201 @@
 __all__ = ['LIMITS', 'onnx_fp16', 'onnx_int8', 'weight_bytes', 'held_out_windows', 'check_decisions', 'peak_activations']
 
 # %% ../nbs/09b_quantize.ipynb #cff126eb
-import io,contextlib,logging,tempfile,warnings
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
 from dataclasses import replace
 from pathlib import Path
-import numpy as np, torch
+
+import numpy as np
+import torch
 from torch import Tensor
 
-from .deploy import ExportMismatch,onnx_bytes,onnx_runner
-from .split import Feed
+from .deploy import ExportMismatch, onnx_bytes, onnx_runner
+from .split import BatchLoader
 from .student import HarModel
 
 # %% ../nbs/09b_quantize.ipynb #4f06e353
 @contextlib.contextmanager
 def _quiet():
     was = logging.getLogger().level
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter('ignore'); logging.getLogger().setLevel(logging.ERROR)
-        try: yield
-        finally: logging.getLogger().setLevel(was)
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter('ignore')
+        logging.getLogger().setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.getLogger().setLevel(was)
 
-class _Windows: # calibration data, as onnxruntime reads it
-    def __init__(self, x): self.parts = iter(x.split(32))
-    def get_next(self): b = next(self.parts, None); return None if b is None else {'imu':b.numpy()}
 
-def onnx_fp16(data:bytes)->bytes:
+class _Windows:  # calibration data, as onnxruntime reads it
+    def __init__(self, x):
+        self.parts = iter(x.split(32))
+
+    def get_next(self):
+        b = next(self.parts, None)
+        return None if b is None else {'imu': b.numpy()}
+
+
+def onnx_fp16(data: bytes) -> bytes:
     "Half precision inside; windows and logits stay float32"
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
-    with _quiet(): return convert_float_to_float16(onnx.load_from_string(data), keep_io_types=True).SerializeToString()
 
-def onnx_int8(data:bytes, calibration:Tensor|None # (n,t,c) normalised windows of training subjects; None: dynamic, ranges are found at run time
-             )->bytes:
+    with _quiet():
+        return convert_float_to_float16(
+            onnx.load_from_string(data), keep_io_types=True
+        ).SerializeToString()
+
+
+def onnx_int8(
+    data: bytes,
+    calibration: Tensor
+    | None,  # (n,t,c) normalised windows of training subjects; None: dynamic, ranges are found at run time
+) -> bytes:
     "Weights in int8, one scale a channel; with calibration, activations too"
     import onnx
-    from onnxruntime.quantization import CalibrationMethod,QuantFormat,QuantType,quantize_dynamic,quantize_static
+    from onnxruntime.quantization import (
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
     with tempfile.TemporaryDirectory() as tmp, _quiet():
-        a,b,c = (f'{tmp}/{n}.onnx' for n in 'abc'); m = onnx.load_from_string(data); del m.graph.value_info[:]; onnx.save(m, a)   # recorded shapes of weights stand in the way of their transposition
-        if calibration is None: quantize_dynamic(a, c, per_channel=True, weight_type=QuantType.QInt8)
+        a, b, c = (f'{tmp}/{n}.onnx' for n in 'abc')
+        m = onnx.load_from_string(data)
+        del m.graph.value_info[:]
+        onnx.save(m, a)  # recorded shapes of weights stand in the way of their transposition
+        if calibration is None:
+            quantize_dynamic(a, c, per_channel=True, weight_type=QuantType.QInt8)
         else:
             quant_pre_process(a, b, skip_symbolic_shape=True)
-            quantize_static(b, c, _Windows(calibration.float().cpu()), QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax)
+            quantize_static(
+                b,
+                c,
+                _Windows(calibration.float().cpu()),
+                QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
         return Path(c).read_bytes()
 
 # %% ../nbs/09b_quantize.ipynb #3c4b2dd6
-def weight_bytes(data:bytes)->int: # Shapes and axes (int64) are not weights
+def weight_bytes(data: bytes) -> int:  # Shapes and axes (int64) are not weights
     "Bytes of all weights, biases and quantisation parameters in an ONNX file"
     import onnx
-    g = onnx.load_from_string(data).graph; sizes = {1:4, 2:1, 3:1, 6:4, 10:2} # float32, uint8, int8, int32, float16
-    int32 = {t.name for t in g.initializer if t.data_type==6}; derived = {v for n in g.node if n.op_type=='DequantizeLinear' and n.input[0] in int32 for v in n.input[1:]}
-    return sum(int(np.prod(t.dims))*sizes[t.data_type] for t in g.initializer if t.data_type in sizes and t.name not in derived)
+
+    g = onnx.load_from_string(data).graph
+    sizes = {1: 4, 2: 1, 3: 1, 6: 4, 10: 2}  # float32, uint8, int8, int32, float16
+    int32 = {t.name for t in g.initializer if t.data_type == 6}
+    derived = {
+        v
+        for n in g.node
+        if n.op_type == 'DequantizeLinear' and n.input[0] in int32
+        for v in n.input[1:]
+    }
+    return sum(
+        int(np.prod(t.dims)) * sizes[t.data_type]
+        for t in g.initializer
+        if t.data_type in sizes and t.name not in derived
+    )
 
 # %% ../nbs/09b_quantize.ipynb #987a22ea
-LIMITS = {'fp32':1., 'fp16':.995, 'int8_dynamic':.99, 'int8':.99} # Smallest share of same decisions
+LIMITS = {
+    'fp32': 1.0,
+    'fp16': 0.995,
+    'int8_dynamic': 0.99,
+    'int8': 0.99,
+}  # Smallest share of same decisions
 
-def held_out_windows(feed:Feed, ids, # Windows of people who were not trained on
-                     spec:str, # Which input
-                     least:int=1000, seed:int=0)->tuple[Tensor,np.ndarray]: # (n,t,c) normalised, (n,) labels
+
+def held_out_windows(
+    loader: BatchLoader,
+    ids,  # Windows of people who were not trained on
+    spec: str,  # Which input
+    least: int = 1000,
+    seed: int = 0,
+) -> tuple[Tensor, np.ndarray]:  # (n,t,c) normalised, (n,) labels
     "Windows for judging an export: as they are, then augmented until there are enough"
-    if set(feed.split.windows.table.subject.iloc[ids].dropna())&set(feed.split.subjects('train')): raise ValueError("these windows belong to people the model was trained on")
-    x = [torch.cat([b.x[spec] for b in feed.plain(ids)])]; y = [feed.split.windows.y[ids]]; g = torch.Generator().manual_seed(seed)
-    while sum(map(len, y))<least: b = replace(feed.augment, mixup=0.).windows(feed.split.windows, ids, feed.norm, g, .5); x.append(b.x[spec]); y.append(b.y.numpy())
-    return torch.cat(x),np.concatenate(y)
+    if set(loader.split.windows.table.subject.iloc[ids].dropna()) & set(
+        loader.split.subjects('train')
+    ):
+        raise ValueError('these windows belong to people the model was trained on')
+    x = [torch.cat([b.x[spec] for b in loader.eval_batches(ids)])]
+    y = [loader.split.windows.y[ids]]
+    g = torch.Generator().manual_seed(seed)
+    while sum(map(len, y)) < least:
+        b = replace(loader.augment, mixup=0.0).windows(
+            loader.split.windows, ids, loader.norm, g, 0.5
+        )
+        x.append(b.x[spec])
+        y.append(b.y.numpy())
+    return torch.cat(x), np.concatenate(y)
 
-def check_decisions(run, # Function of (n,t,c) windows to (n,k) logits
-                    model:HarModel, x:Tensor, y:np.ndarray, # From `held_out_windows`
-                    precision:str, # One of `LIMITS`
-                    lost:float=.005, # Accuracy that may be lost
-                    what:str='ONNX')->dict: # same, lost, gap, windows
+
+def check_decisions(
+    run,  # Function of (n,t,c) windows to (n,k) logits
+    model: HarModel,
+    x: Tensor,
+    y: np.ndarray,  # From `held_out_windows`
+    precision: str,  # One of `LIMITS`
+    lost: float = 0.005,  # Accuracy that may be lost
+    what: str = 'ONNX',
+) -> dict:  # same, lost, gap, windows
     "Raise `ExportMismatch` unless a smaller file decides as its model does"
-    with torch.no_grad(): want = torch.cat([model.eval()(b) for b in x.split(512)]).numpy()
-    got = run(x.numpy()); finite = np.isfinite(got).all(); a,b = want.argmax(1),got.argmax(1)
-    out = dict(same=float((a==b).mean()) if finite else 0., lost=float((a==y).mean()-(b==y).mean()) if finite else 1., gap=float(np.abs(got-want).max()) if finite else float('inf'), windows=len(x))
-    if out['same']<LIMITS[precision]: raise ExportMismatch(f"{what} {precision} decides as the model in {out['same']:.2%} of {len(x)} windows; at least {LIMITS[precision]:.1%} is asked. No file was written")
-    if out['lost']>lost+1e-9: raise ExportMismatch(f"{what} {precision} loses {out['lost']*100:.2f} points of accuracy on {len(x)} windows; {lost*100:.1f} are allowed. No file was written")
+    with torch.no_grad():
+        want = torch.cat([model.eval()(b) for b in x.split(512)]).numpy()
+    got = run(x.numpy())
+    finite = np.isfinite(got).all()
+    a, b = want.argmax(1), got.argmax(1)
+    out = dict(
+        same=float((a == b).mean()) if finite else 0.0,
+        lost=float((a == y).mean() - (b == y).mean()) if finite else 1.0,
+        gap=float(np.abs(got - want).max()) if finite else float('inf'),
+        windows=len(x),
+    )
+    if out['same'] < LIMITS[precision]:
+        raise ExportMismatch(
+            f'{what} {precision} decides as the model in {out["same"]:.2%} of {len(x)} windows; at least {LIMITS[precision]:.1%} is asked. No file was written'
+        )
+    if out['lost'] > lost + 1e-9:
+        raise ExportMismatch(
+            f'{what} {precision} loses {out["lost"] * 100:.2f} points of accuracy on {len(x)} windows; {lost * 100:.1f} are allowed. No file was written'
+        )
     return out
 
 # %% ../nbs/09b_quantize.ipynb #72e00714
-def peak_activations(data:bytes)->int: # Of one window; input and output included
+def peak_activations(data: bytes) -> int:  # Of one window; input and output included
     "Bytes of activations alive at the worst moment, from the graph of an fp32 ONNX file with a fixed batch"
     import onnx
-    g = onnx.shape_inference.infer_shapes(onnx.load_from_string(data)).graph; weights = {t.name for t in g.initializer}
-    size = {v.name:4*int(np.prod([max(1, d.dim_value) for d in v.type.tensor_type.shape.dim])) for v in (*g.input,*g.value_info,*g.output)}
-    born = {v.name:-1 for v in g.input}; dies = {v.name:len(g.node) for v in g.output}
-    for i,n in enumerate(g.node):
-        for o in n.output: born.setdefault(o, i)
-        for v in n.input: dies[v] = max(i, dies.get(v, i))
-    return max(sum(size.get(v, 0) for v,b in born.items() if v not in weights and b<=i<=dies.get(v, b)) for i in range(len(g.node)))
+
+    g = onnx.shape_inference.infer_shapes(onnx.load_from_string(data)).graph
+    weights = {t.name for t in g.initializer}
+    size = {
+        v.name: 4 * int(np.prod([max(1, d.dim_value) for d in v.type.tensor_type.shape.dim]))
+        for v in (*g.input, *g.value_info, *g.output)
+    }
+    born = {v.name: -1 for v in g.input}
+    dies = {v.name: len(g.node) for v in g.output}
+    for i, n in enumerate(g.node):
+        for o in n.output:
+            born.setdefault(o, i)
+        for v in n.input:
+            dies[v] = max(i, dies.get(v, i))
+    return max(
+        sum(
+            size.get(v, 0) for v, b in born.items() if v not in weights and b <= i <= dies.get(v, b)
+        )
+        for i in range(len(g.node))
+    )

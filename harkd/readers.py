@@ -8,231 +8,431 @@ __all__ = ['G', 'UNREADABLE', 'IMU', 'IMU_UNITS', 'JOINTS', 'MMFIT_SENSORS', 'MM
            'read_uci_har', 'read_mm_fit', 'mmfit_spans']
 
 # %% ../nbs/00b_readers.ipynb #cbea2d04
-import os,pickle,re,struct,zlib
+import os
+import pickle
+import re
+import struct
+import zlib
 from functools import partial
 from pathlib import Path
-import numpy as np, pandas as pd, scipy.io
+
+import numpy as np
+import pandas as pd
+import scipy.io
 from tqdm.auto import tqdm
 
-from .data import BadRecording,MMFIT_ACTIONS,Recording,Span,Stream,UTD_ACTIONS
+from .data import MMFIT_ACTIONS, UTD_ACTIONS, BadRecording, Recording, Span, Stream
 
 # %% ../nbs/00b_readers.ipynb #8cf1da50
-G = 9.80665 # m/s² in one standard gravity
+G = 9.80665  # m/s² in one standard gravity
 # What numpy, pandas, scipy and pickle raise on damaged files (scipy: NotImplementedError for a MATLAB version it cannot read); every reader names the file in a BadRecording
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError, OverflowError, AttributeError, NotImplementedError, struct.error, zlib.error, scipy.io.matlab.MatReadError)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    AttributeError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    scipy.io.matlab.MatReadError,
+)
 
-def have_data(name:str # Data set below `HARKD_DATA`
-             )->bool: # False is said aloud
+
+def have_data(
+    name: str,  # Data set below `HARKD_DATA`
+) -> bool:  # False is said aloud
     "Is a data set that must be downloaded here?"
-    here = bool(os.environ.get('HARKD_DATA')) and (Path(os.environ['HARKD_DATA'])/name).is_dir()
-    if not here: print(f"skipped: set HARKD_DATA to the folder that holds {name}/")
+    here = bool(os.environ.get('HARKD_DATA')) and (Path(os.environ['HARKD_DATA']) / name).is_dir()
+    if not here:
+        print(f'skipped: set HARKD_DATA to the folder that holds {name}/')
     return here
 
 # %% ../nbs/00b_readers.ipynb #a43fcd61
 class _ArraysOnly(pickle.Unpickler):
     "Unpickles numpy arrays of numbers; anything else raises"
-    allowed = {('_codecs','encode')} | {(f'numpy{m}',n) for m,n in [('','dtype'),('','ndarray'),('.core.multiarray','_reconstruct'),
-               ('._core.multiarray','_reconstruct'),('.core.multiarray','scalar'),('._core.multiarray','scalar')]}
+
+    allowed = {('_codecs', 'encode')} | {
+        (f'numpy{m}', n)
+        for m, n in [
+            ('', 'dtype'),
+            ('', 'ndarray'),
+            ('.core.multiarray', '_reconstruct'),
+            ('._core.multiarray', '_reconstruct'),
+            ('.core.multiarray', 'scalar'),
+            ('._core.multiarray', 'scalar'),
+        ]
+    }
+
     def find_class(self, module, name):
-        if (module,name) not in self.allowed: raise BadRecording(f"refused: the file asks to import {module}.{name}")
+        if (module, name) not in self.allowed:
+            raise BadRecording(f'refused: the file asks to import {module}.{name}')
         return super().find_class(module, name)
 
-def read_pickled_npy(path:Path # A `.npy` that `numpy.load` reads only with `allow_pickle=True`
-                    )->object: # What was pickled, made of arrays, lists, dicts, numbers and text
+
+def read_pickled_npy(
+    path: Path,  # A `.npy` that `numpy.load` reads only with `allow_pickle=True`
+) -> object:  # What was pickled, made of arrays, lists, dicts, numbers and text
     "Read a pickled `.npy` without letting it execute anything"
     try:
         with open(path, 'rb') as f:
             version = np.lib.format.read_magic(f)
             getattr(np.lib.format, f'read_array_header_{version[0]}_0')(f)
             return _ArraysOnly(f).load().item()
-    except BadRecording as e: raise BadRecording(f"{path}: {e}") from None
-    except (*UNREADABLE, pickle.UnpicklingError) as e: raise BadRecording(f"{path}: not a pickled array ({e})") from e
+    except BadRecording as e:
+        raise BadRecording(f'{path}: {e}') from None
+    except (*UNREADABLE, pickle.UnpicklingError) as e:
+        raise BadRecording(f'{path}: not a pickled array ({e})') from e
 
 # %% ../nbs/00b_readers.ipynb #fb1b06fc
-IMU = ('acc_x','acc_y','acc_z','gyro_x','gyro_y','gyro_z')
-IMU_UNITS = ('m/s²',)*3 + ('rad/s',)*3
+IMU = ('acc_x', 'acc_y', 'acc_z', 'gyro_x', 'gyro_y', 'gyro_z')
+IMU_UNITS = ('m/s²',) * 3 + ('rad/s',) * 3
 
-def _steps(n, fs): return np.arange(n)/fs
 
-def read_spar(root:Path # Folder with `watch_dataset.npy`, as in the package seglearn
-             )->list[Recording]: # 140 series of 10 subjects, stream 'imu' at 50 Hz
+def _steps(n, fs):
+    return np.arange(n) / fs
+
+
+def read_spar(
+    root: Path,  # Folder with `watch_dataset.npy`, as in the package seglearn
+) -> list[Recording]:  # 140 series of 10 subjects, stream 'imu' at 50 Hz
     "Smart-watch physiotherapy exercises (Burns et al. 2018): one exercise a recording, about 20 repetitions"
-    path = Path(root)/'watch_dataset.npy'
-    d,recs = read_pickled_npy(path),[]
-    try: rows = list(zip(d['X'], d['y'], d['subject'], d['side'], strict=True))
-    except (KeyError,TypeError,ValueError) as e: raise BadRecording(f"{path}: expected X, y, subject, side of one length ({e})") from e
-    for i,(x,y,subject,side) in enumerate(rows):
-        if x.ndim!=2 or x.shape[1]!=6: raise BadRecording(f"{path}: series {i} has shape {x.shape}, expected (t,6)")
-        x = np.hstack([x[:,:3]*G, x[:,3:]])
-        s = Stream(x, _steps(len(x), 50), IMU, IMU_UNITS, f"{'right' if side else 'left'} wrist")
+    path = Path(root) / 'watch_dataset.npy'
+    d, recs = read_pickled_npy(path), []
+    try:
+        rows = list(zip(d['X'], d['y'], d['subject'], d['side'], strict=True))
+    except (KeyError, TypeError, ValueError) as e:
+        raise BadRecording(f'{path}: expected X, y, subject, side of one length ({e})') from e
+    for i, (x, y, subject, side) in enumerate(rows):
+        if x.ndim != 2 or x.shape[1] != 6:
+            raise BadRecording(f'{path}: series {i} has shape {x.shape}, expected (t,6)')
+        x = np.hstack([x[:, :3] * G, x[:, 3:]])
+        s = Stream(x, _steps(len(x), 50), IMU, IMU_UNITS, f'{"right" if side else "left"} wrist')
         label = d['y_labels'][int(y)]
-        recs.append(Recording(f'spar_{i:03d}', f's{subject}', 'spar', {'imu':s}, (Span(label, 0., len(x)/50),)))
+        recs.append(
+            Recording(
+                f'spar_{i:03d}', f's{subject}', 'spar', {'imu': s}, (Span(label, 0.0, len(x) / 50),)
+            )
+        )
     return recs
 
 # %% ../nbs/00b_readers.ipynb #2b09646c
-JOINTS = tuple('''head shoulder_center spine hip_center left_shoulder left_elbow left_wrist left_hand right_shoulder right_elbow right_wrist
-    right_hand left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle right_foot'''.split())
+JOINTS = tuple(
+    [
+        'head',
+        'shoulder_center',
+        'spine',
+        'hip_center',
+        'left_shoulder',
+        'left_elbow',
+        'left_wrist',
+        'left_hand',
+        'right_shoulder',
+        'right_elbow',
+        'right_wrist',
+        'right_hand',
+        'left_hip',
+        'left_knee',
+        'left_ankle',
+        'left_foot',
+        'right_hip',
+        'right_knee',
+        'right_ankle',
+        'right_foot',
+    ]
+)
 
-def read_mat(path:Path, # A MATLAB file
-             key:str, # Variable in it
-             ndim:int # Dimensions it must have
-            )->np.ndarray:
+
+def read_mat(
+    path: Path,  # A MATLAB file
+    key: str,  # Variable in it
+    ndim: int,  # Dimensions it must have
+) -> np.ndarray:
     "One variable of a MATLAB file, or a `BadRecording` that names the file"
-    if not Path(path).exists(): raise BadRecording(f"{path}: missing")
-    try: d = scipy.io.loadmat(path, variable_names=[key])
-    except UNREADABLE as e: raise BadRecording(f"{path}: not a readable MATLAB file, perhaps truncated ({e})") from e
-    if key not in d: raise BadRecording(f"{path}: has no variable '{key}'")
-    if d[key].ndim!=ndim or not d[key].size: raise BadRecording(f"{path}: '{key}' has shape {d[key].shape}, expected {ndim} dimensions")
+    if not Path(path).exists():
+        raise BadRecording(f'{path}: missing')
+    try:
+        d = scipy.io.loadmat(path, variable_names=[key])
+    except UNREADABLE as e:
+        raise BadRecording(f'{path}: not a readable MATLAB file, perhaps truncated ({e})') from e
+    if key not in d:
+        raise BadRecording(f"{path}: has no variable '{key}'")
+    if d[key].ndim != ndim or not d[key].size:
+        raise BadRecording(f"{path}: '{key}' has shape {d[key].shape}, expected {ndim} dimensions")
     return d[key]
 
 # %% ../nbs/00b_readers.ipynb #86cc8358
 def _utd_imu(path, placement):
     x = read_mat(path, 'd_iner', 2)
-    if x.shape[1]!=6: raise BadRecording(f"{path}: 'd_iner' has shape {x.shape}, expected (t,6)")
-    return Stream(np.hstack([x[:,:3]*G, np.deg2rad(x[:,3:])]), _steps(len(x), 50), IMU, IMU_UNITS, placement)
+    if x.shape[1] != 6:
+        raise BadRecording(f"{path}: 'd_iner' has shape {x.shape}, expected (t,6)")
+    return Stream(
+        np.hstack([x[:, :3] * G, np.deg2rad(x[:, 3:])]),
+        _steps(len(x), 50),
+        IMU,
+        IMU_UNITS,
+        placement,
+    )
+
 
 def _utd_skeleton(path, stop):
     x = read_mat(path, 'd_skel', 3)
-    if x.shape[:2]!=(20,3): raise BadRecording(f"{path}: 'd_skel' has shape {x.shape}, expected (20,3,frames)")
-    return Stream(x.transpose(2,0,1), np.linspace(0, stop, x.shape[2]), JOINTS, ('m',), 'camera')
+    if x.shape[:2] != (20, 3):
+        raise BadRecording(f"{path}: 'd_skel' has shape {x.shape}, expected (20,3,frames)")
+    return Stream(x.transpose(2, 0, 1), np.linspace(0, stop, x.shape[2]), JOINTS, ('m',), 'camera')
 
-def _read_depth(path): return read_mat(path, 'd_depth', 3).transpose(2,0,1)
 
-def read_utd_mhad(root:Path, # Folder with `Inertial/` and `Skeleton/`, for depth also `Depth/`
-                  streams:tuple=('imu','skeleton'), # Which of imu, skeleton, depth
-                  depth_root:Path|None=None # Folder of the depth videos; None: `root/Depth`
-                 )->list[Recording]: # 861 trials; depth is read when asked for
+def _read_depth(path):
+    return read_mat(path, 'd_depth', 3).transpose(2, 0, 1)
+
+
+def read_utd_mhad(
+    root: Path,  # Folder with `Inertial/` and `Skeleton/`, for depth also `Depth/`
+    streams: tuple = ('imu', 'skeleton'),  # Which of imu, skeleton, depth
+    depth_root: Path | None = None,  # Folder of the depth videos; None: `root/Depth`
+) -> list[Recording]:  # 861 trials; depth is read when asked for
     "27 actions of 8 subjects (Chen et al. 2015): actions 1-21 felt at the right wrist, 22-27 at the right thigh"
-    root,recs = Path(root),[]
+    root, recs = Path(root), []
     trial = lambda p: [int(i) for i in re.match(r'a(\d+)_s(\d+)_t(\d+)_inertial$', p.stem).groups()]
-    files = sorted((p for p in (root/'Inertial').glob('a*_s*_t*_inertial.mat')), key=trial)
-    if not files: raise FileNotFoundError(f"'{root}' holds no Inertial/a*_s*_t*_inertial.mat")
+    files = sorted((p for p in (root / 'Inertial').glob('a*_s*_t*_inertial.mat')), key=trial)
+    if not files:
+        raise FileNotFoundError(f"'{root}' holds no Inertial/a*_s*_t*_inertial.mat")
     for p in tqdm(files, 'UTD-MHAD', delay=2, leave=False):
-        a,s,t = trial(p); name = f'a{a}_s{s}_t{t}'
-        imu = _utd_imu(p, 'right wrist' if a<=21 else 'right thigh')
-        stop,got = float(imu.time[-1]),{}
-        if 'imu' in streams: got['imu'] = imu
-        if 'skeleton' in streams: got['skeleton'] = _utd_skeleton(root/'Skeleton'/f'{name}_skeleton.mat', stop)
-        video = Path(depth_root or root/'Depth')/f'{name}_depth.mat'
-        if 'depth' in streams and video.exists(): got['depth'] = Stream(partial(_read_depth, video), units=('mm',), placement='camera', span=(0., stop))
-        recs.append(Recording(name, f's{s}', 'utd_mhad', got, (Span(UTD_ACTIONS[a-1], 0., stop+.02),)))
+        a, s, t = trial(p)
+        name = f'a{a}_s{s}_t{t}'
+        imu = _utd_imu(p, 'right wrist' if a <= 21 else 'right thigh')
+        stop, got = float(imu.time[-1]), {}
+        if 'imu' in streams:
+            got['imu'] = imu
+        if 'skeleton' in streams:
+            got['skeleton'] = _utd_skeleton(root / 'Skeleton' / f'{name}_skeleton.mat', stop)
+        video = Path(depth_root or root / 'Depth') / f'{name}_depth.mat'
+        if 'depth' in streams and video.exists():
+            got['depth'] = Stream(
+                partial(_read_depth, video), units=('mm',), placement='camera', span=(0.0, stop)
+            )
+        recs.append(
+            Recording(name, f's{s}', 'utd_mhad', got, (Span(UTD_ACTIONS[a - 1], 0.0, stop + 0.02),))
+        )
     return recs
 
 # %% ../nbs/00b_readers.ipynb #db65414d
-def read_utd_mhad_small(root:Path, # Folder with `Depth/`, beside the folder `utd_mhad`
-                        streams:tuple=('imu','skeleton','depth')
-                       )->list[Recording]: # Those of UTD-MHAD, with thinned depth videos
+def read_utd_mhad_small(
+    root: Path,  # Folder with `Depth/`, beside the folder `utd_mhad`
+    streams: tuple = ('imu', 'skeleton', 'depth'),
+) -> list[Recording]:  # Those of UTD-MHAD, with thinned depth videos
     "UTD-MHAD with small depth videos"
-    return read_utd_mhad(Path(root).parent/'utd_mhad', streams, Path(root)/'Depth')
+    return read_utd_mhad(Path(root).parent / 'utd_mhad', streams, Path(root) / 'Depth')
 
 # %% ../nbs/00b_readers.ipynb #6dd3c913
-def label_spans(labels, # (t,) name of the activity at each sample
-                time:np.ndarray # (t,) seconds
-               )->tuple[Span,...]: # Each stops where the next one starts
+def label_spans(
+    labels,  # (t,) name of the activity at each sample
+    time: np.ndarray,  # (t,) seconds
+) -> tuple[Span, ...]:  # Each stops where the next one starts
     "Runs of equal labels as spans; empty labels ('' or missing) make no span"
     labels = np.asarray(pd.Series(labels).fillna('').astype(str))
-    first = np.flatnonzero(np.r_[True, labels[1:]!=labels[:-1]])
-    edges = np.r_[time[first], time[-1]+1e-3]
-    return tuple(Span(labels[i], float(a), float(b)) for i,a,b in zip(first, edges, edges[1:]) if labels[i] and b>a)
+    first = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1]])
+    edges = np.r_[time[first], time[-1] + 1e-3]
+    return tuple(
+        Span(labels[i], float(a), float(b))
+        for i, a, b in zip(first, edges, edges[1:])
+        if labels[i] and b > a
+    )
 
 # %% ../nbs/00b_readers.ipynb #ca02cdc9
 def _csv(path, columns):
-    try: d = pd.read_csv(path)
-    except FileNotFoundError: raise BadRecording(f"{path}: missing") from None
-    except UNREADABLE as e: raise BadRecording(f"{path}: not a readable CSV ({e})") from e
-    if missing:=[c for c in columns if c not in d]: raise BadRecording(f"{path}: has no column {missing[0]!r}, only {list(d)}")
-    if not len(d): raise BadRecording(f"{path}: has no rows")
+    try:
+        d = pd.read_csv(path)
+    except FileNotFoundError:
+        raise BadRecording(f'{path}: missing') from None
+    except UNREADABLE as e:
+        raise BadRecording(f'{path}: not a readable CSV ({e})') from e
+    if missing := [c for c in columns if c not in d]:
+        raise BadRecording(f'{path}: has no column {missing[0]!r}, only {list(d)}')
+    if not len(d):
+        raise BadRecording(f'{path}: has no rows')
     return d
 
-def read_sp_sw_har(root:Path # Folder with `DATA/sXX/sXX_YY_{sp,sw}.csv`
-                  )->list[Recording]: # 223 runs of 23 subjects, streams 'watch' and 'phone' of about 100 Hz
+
+def read_sp_sw_har(
+    root: Path,  # Folder with `DATA/sXX/sXX_YY_{sp,sw}.csv`
+) -> list[Recording]:  # 223 runs of 23 subjects, streams 'watch' and 'phone' of about 100 Hz
     "Smartphone and smartwatch worn together (Matey-Sanz et al. 2023)"
-    recs,cols = [],[f'{a}_{s}' for s in ('acc','gyro') for a in 'xyz']
-    files = sorted((Path(root)/'DATA').glob('s*/s*_sw.csv'))
-    if not files: raise FileNotFoundError(f"'{root}' holds no DATA/sXX/sXX_YY_sw.csv")
+    recs, cols = [], [f'{a}_{s}' for s in ('acc', 'gyro') for a in 'xyz']
+    files = sorted((Path(root) / 'DATA').glob('s*/s*_sw.csv'))
+    if not files:
+        raise FileNotFoundError(f"'{root}' holds no DATA/sXX/sXX_YY_sw.csv")
     for p in tqdm(files, 'sp-sw-har', delay=2, leave=False):
         name = p.stem.removesuffix('_sw')
-        both = {'watch':_csv(p, cols+['timestamp','label']), 'phone':_csv(p.with_name(f'{name}_sp.csv'), cols+['timestamp'])}
-        both = {k:d.sort_values('timestamp', kind='stable') for k,d in both.items()}
+        both = {
+            'watch': _csv(p, cols + ['timestamp', 'label']),
+            'phone': _csv(p.with_name(f'{name}_sp.csv'), cols + ['timestamp']),
+        }
+        both = {k: d.sort_values('timestamp', kind='stable') for k, d in both.items()}
         zero = min(d.timestamp.iloc[0] for d in both.values())
-        time = {k:(d.timestamp.to_numpy()-zero)/1000 for k,d in both.items()}
-        streams = {k:Stream(d[cols].to_numpy(float), time[k], IMU, IMU_UNITS, {'watch':'wrist','phone':'trouser pocket'}[k]) for k,d in both.items()}
-        recs.append(Recording(name, f"s{int(name[1:3])}", 'sp_sw_har', streams, label_spans(both['watch'].label, time['watch'])))
+        time = {k: (d.timestamp.to_numpy() - zero) / 1000 for k, d in both.items()}
+        streams = {
+            k: Stream(
+                d[cols].to_numpy(float),
+                time[k],
+                IMU,
+                IMU_UNITS,
+                {'watch': 'wrist', 'phone': 'trouser pocket'}[k],
+            )
+            for k, d in both.items()
+        }
+        recs.append(
+            Recording(
+                name,
+                f's{int(name[1:3])}',
+                'sp_sw_har',
+                streams,
+                label_spans(both['watch'].label, time['watch']),
+            )
+        )
     return recs
 
 # %% ../nbs/00b_readers.ipynb #3603216b
-def read_uci_har(root:Path # Folder with `train/` and `test/`, each with `Inertial Signals/`
-                )->list[Recording]: # One for each published window; group 'train' or 'test'
+def read_uci_har(
+    root: Path,  # Folder with `train/` and `test/`, each with `Inertial Signals/`
+) -> list[Recording]:  # One for each published window; group 'train' or 'test'
     "UCI HAR (Anguita et al. 2013), windows kept as they are"
-    recs,root = [],Path(root)
-    for part in ('train','test'):
-        cols = [root/part/'Inertial Signals'/f'{s}_{a}_{part}.txt' for s in ('total_acc','body_gyro') for a in 'xyz']
-        for p in (root/part/f'y_{part}.txt',*cols):
-            if not p.exists(): raise BadRecording(f"{p}: missing")
+    recs, root = [], Path(root)
+    for part in ('train', 'test'):
+        cols = [
+            root / part / 'Inertial Signals' / f'{s}_{a}_{part}.txt'
+            for s in ('total_acc', 'body_gyro')
+            for a in 'xyz'
+        ]
+        for p in (root / part / f'y_{part}.txt', *cols):
+            if not p.exists():
+                raise BadRecording(f'{p}: missing')
         table = lambda p: pd.read_csv(p, sep=r'\s+', header=None, dtype=float).to_numpy()
-        try: y,x = table(root/part/f'y_{part}.txt').ravel(),[table(p) for p in cols]
-        except UNREADABLE as e: raise BadRecording(f"{root/part}: not tables of numbers ({e})") from e
-        for p,v in zip(cols, x):
-            if v.shape!=(len(y),128): raise BadRecording(f"{p}: has shape {v.shape}, expected ({len(y)},128)")
-        x = np.stack(x, -1); x[...,:3] *= G
-        names = 'WALKING WALKING_UPSTAIRS WALKING_DOWNSTAIRS SITTING STANDING LAYING'.split()
-        for i,(w,k) in enumerate(zip(x, y)):
+        try:
+            y, x = table(root / part / f'y_{part}.txt').ravel(), [table(p) for p in cols]
+        except UNREADABLE as e:
+            raise BadRecording(f'{root / part}: not tables of numbers ({e})') from e
+        for p, v in zip(cols, x):
+            if v.shape != (len(y), 128):
+                raise BadRecording(f'{p}: has shape {v.shape}, expected ({len(y)},128)')
+        x = np.stack(x, -1)
+        x[..., :3] *= G
+        names = [
+            'WALKING',
+            'WALKING_UPSTAIRS',
+            'WALKING_DOWNSTAIRS',
+            'SITTING',
+            'STANDING',
+            'LAYING',
+        ]
+        for i, (w, k) in enumerate(zip(x, y)):
             s = Stream(w, _steps(128, 50), IMU, IMU_UNITS, 'waist')
-            recs.append(Recording(f'{part}_{i:04d}', None, 'uci_har', {'imu':s}, (Span(names[int(k)-1], 0., 2.56),), part))
+            recs.append(
+                Recording(
+                    f'{part}_{i:04d}',
+                    None,
+                    'uci_har',
+                    {'imu': s},
+                    (Span(names[int(k) - 1], 0.0, 2.56),),
+                    part,
+                )
+            )
     return recs
 
 # %% ../nbs/00b_readers.ipynb #812ce8d6
-MMFIT_SENSORS = {'sw_l':'left wrist', 'sw_r':'right wrist', 'sp_l':'left pocket', 'sp_r':'right pocket', 'eb_l':'left ear'}
+MMFIT_SENSORS = {
+    'sw_l': 'left wrist',
+    'sw_r': 'right wrist',
+    'sp_l': 'left pocket',
+    'sp_r': 'right pocket',
+    'eb_l': 'left ear',
+}
 
-def _rows(path, ndim): # a MM-Fit array, or a BadRecording that names the file
-    try: x = np.load(path, allow_pickle=False)
-    except UNREADABLE as e: raise BadRecording(f"{path}: not a readable array, perhaps truncated ({e})") from e
-    if x.ndim!=ndim or not x.size or (ndim==2 and x.shape[1]!=5): raise BadRecording(f"{path}: has shape {x.shape}, expected {'(t,5)' if ndim==2 else '(3,frames,1+joints)'}")
+
+def _rows(path, ndim):  # a MM-Fit array, or a BadRecording that names the file
+    try:
+        x = np.load(path, allow_pickle=False)
+    except UNREADABLE as e:
+        raise BadRecording(f'{path}: not a readable array, perhaps truncated ({e})') from e
+    if x.ndim != ndim or not x.size or (ndim == 2 and x.shape[1] != 5):
+        raise BadRecording(
+            f'{path}: has shape {x.shape}, expected {"(t,5)" if ndim == 2 else "(3,frames,1+joints)"}'
+        )
     return x
+
 
 def _mmfit_imu(folder, w, device):
     "acc and gyro of one device on the accelerometer's clock, or None where it was not worn"
-    acc,gyr = [folder/f'{w}_{device}_{s}.npy' for s in ('acc','gyr')]
-    if not (acc.exists() and gyr.exists()): return None
-    a,g = [x[np.argsort(x[:,1], kind='stable')] for x in (_rows(acc, 2), _rows(gyr, 2))]
-    time = a[0,0]/30 + (a[:,1]-a[0,1])/1000
-    at = g[0,0]/30 + (g[:,1]-g[0,1])/1000
-    gyro = np.stack([np.interp(time, at, g[:,i]) for i in (2,3,4)], 1)
-    return Stream(np.hstack([a[:,2:], gyro]), time, IMU, IMU_UNITS, MMFIT_SENSORS[device])
+    acc, gyr = [folder / f'{w}_{device}_{s}.npy' for s in ('acc', 'gyr')]
+    if not (acc.exists() and gyr.exists()):
+        return None
+    a, g = [x[np.argsort(x[:, 1], kind='stable')] for x in (_rows(acc, 2), _rows(gyr, 2))]
+    time = a[0, 0] / 30 + (a[:, 1] - a[0, 1]) / 1000
+    at = g[0, 0] / 30 + (g[:, 1] - g[0, 1]) / 1000
+    gyro = np.stack([np.interp(time, at, g[:, i]) for i in (2, 3, 4)], 1)
+    return Stream(np.hstack([a[:, 2:], gyro]), time, IMU, IMU_UNITS, MMFIT_SENSORS[device])
 
 # %% ../nbs/00b_readers.ipynb #2b8cf825
-def read_mm_fit(root:Path, # Folder with `mm-fit/wNN/` or `wNN/`
-                subjects:dict|None=None # Workout ('w00') to subject; None: the published unseen-subject workouts apart from the rest
-               )->list[Recording]: # One for each workout with at least one worn device
+def read_mm_fit(
+    root: Path,  # Folder with `mm-fit/wNN/` or `wNN/`
+    subjects: dict
+    | None = None,  # Workout ('w00') to subject; None: the published unseen-subject workouts apart from the rest
+) -> list[Recording]:  # One for each workout with at least one worn device
     "Gym exercises felt by watches, phones and an earbud, and seen as poses (Strömbäck et al. 2020)"
-    root = Path(root)/'mm-fit' if (Path(root)/'mm-fit').is_dir() else Path(root)
+    root = Path(root) / 'mm-fit' if (Path(root) / 'mm-fit').is_dir() else Path(root)
     recs = []
     for p in sorted(root.glob('w[0-9][0-9]/w[0-9][0-9]_labels.csv')):
         w = p.stem[:3]
-        streams = {d:s for d in MMFIT_SENSORS if (s:=_mmfit_imu(p.parent, w, d)) is not None}
-        if (pose:=p.parent/f'{w}_pose_3d.npy').exists():
+        streams = {d: s for d in MMFIT_SENSORS if (s := _mmfit_imu(p.parent, w, d)) is not None}
+        if (pose := p.parent / f'{w}_pose_3d.npy').exists():
             x = _rows(pose, 3)
-            streams['pose_3d'] = Stream(x[...,1:].transpose(1,2,0), x[0,:,0]/30, tuple(f'joint_{i}' for i in range(x.shape[2]-1)), ('m',), 'camera')
-        if not streams: continue
+            streams['pose_3d'] = Stream(
+                x[..., 1:].transpose(1, 2, 0),
+                x[0, :, 0] / 30,
+                tuple(f'joint_{i}' for i in range(x.shape[2] - 1)),
+                ('m',),
+                'camera',
+            )
+        if not streams:
+            continue
         stop = max(float(s.time[-1]) for s in streams.values())
-        recs.append(Recording(w, (subjects or MMFIT_GROUPS)[w], 'mm_fit', streams, mmfit_spans(p, stop)))
-    if not recs: raise FileNotFoundError(f"'{root}' holds no workout wNN/ with labels and sensor arrays (labels alone are not enough)")
+        recs.append(
+            Recording(w, (subjects or MMFIT_GROUPS)[w], 'mm_fit', streams, mmfit_spans(p, stop))
+        )
+    if not recs:
+        raise FileNotFoundError(
+            f"'{root}' holds no workout wNN/ with labels and sensor arrays (labels alone are not enough)"
+        )
     return recs
 
 # %% ../nbs/00b_readers.ipynb #068ae92e
-MMFIT_GROUPS = {f'w{i:02d}':('unseen' if i in (0,5,12,13,20) else 'seen') for i in range(21)}
+MMFIT_GROUPS = {f'w{i:02d}': ('unseen' if i in (0, 5, 12, 13, 20) else 'seen') for i in range(21)}
 
-def mmfit_spans(path:Path, # `wNN_labels.csv`: start frame, end frame (included), repetitions, activity
-                stop:float # Seconds, end of the workout
-               )->tuple[Span,...]: # Exercises and the `non_activity` between them
+
+def mmfit_spans(
+    path: Path,  # `wNN_labels.csv`: start frame, end frame (included), repetitions, activity
+    stop: float,  # Seconds, end of the workout
+) -> tuple[Span, ...]:  # Exercises and the `non_activity` between them
     "Published frame labels as spans that cover the workout"
-    try: rows = pd.read_csv(path, header=None, names=['start','stop','reps','activity']).sort_values('start')
-    except UNREADABLE as e: raise BadRecording(f"{path}: not a readable CSV ({e})") from e
-    spans,last = [],0.
+    try:
+        rows = pd.read_csv(
+            path, header=None, names=['start', 'stop', 'reps', 'activity']
+        ).sort_values('start')
+    except UNREADABLE as e:
+        raise BadRecording(f'{path}: not a readable CSV ({e})') from e
+    spans, last = [], 0.0
     for r in rows.itertuples():
-        if r.activity not in MMFIT_ACTIONS: raise BadRecording(f"{path}: unknown activity '{r.activity}'")
-        a,b = r.start/30,(r.stop+1)/30
-        if a>last: spans.append(Span('non_activity', last, a))
-        spans.append(Span(r.activity, max(a, last), b)); last = b
-    if stop>last: spans.append(Span('non_activity', last, stop))
+        if r.activity not in MMFIT_ACTIONS:
+            raise BadRecording(f"{path}: unknown activity '{r.activity}'")
+        a, b = r.start / 30, (r.stop + 1) / 30
+        if a > last:
+            spans.append(Span('non_activity', last, a))
+        spans.append(Span(r.activity, max(a, last), b))
+        last = b
+    if stop > last:
+        spans.append(Span('non_activity', last, stop))
     return tuple(spans)

@@ -7,96 +7,194 @@ __all__ = ['ATTENTION', 'rollout', 'class_attention', 'attention_layers', 'gradi
            'attention_over_time', 'attention_similarity']
 
 # %% ../nbs/07d_rollout.ipynb #5f2e8048
-import numpy as np, torch, torch.nn.functional as F
-from torch import nn,Tensor
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .attribute import check_explained
 
 # %% ../nbs/07d_rollout.ipynb #4c2e02bc
-def rollout(attn:tuple[Tensor,...]|list[Tensor], # (b,h,p,p) of each layer, first layer first
-            residual:float=.5 # Share of the skip connection
-           )->Tensor: # (b,p,p), rows sum to 1
+def rollout(
+    attn: tuple[Tensor, ...] | list[Tensor],  # (b,h,p,p) of each layer, first layer first
+    residual: float = 0.5,  # Share of the skip connection
+) -> Tensor:  # (b,p,p), rows sum to 1
     "Attention through all layers"
-    if not attn: raise ValueError("this model has no attention to roll out; use integrated gradients, gradient_x_input or occlusion")
-    if not 0<=residual<1: raise ValueError(f"residual must be in [0,1), got {residual}")
+    if not attn:
+        raise ValueError(
+            'this model has no attention to roll out; use integrated gradients, gradient_x_input or occlusion'
+        )
+    if not 0 <= residual < 1:
+        raise ValueError(f'residual must be in [0,1), got {residual}')
     out = torch.eye(attn[0].shape[-1]).to(attn[0]).expand(len(attn[0]), -1, -1)
-    for a in attn: out = (residual*torch.eye(a.shape[-1]).to(a)+(1-residual)*a.mean(1))@out
+    for a in attn:
+        out = (residual * torch.eye(a.shape[-1]).to(a) + (1 - residual) * a.mean(1)) @ out
     return out
 
-def class_attention(attn)->Tensor: # (b,p) without the class token itself
+
+def class_attention(attn) -> Tensor:  # (b,p) without the class token itself
     "What the class token reads in the last layer, mean over heads"
-    if not attn: raise ValueError("this model has no attention; use integrated gradients, gradient_x_input or occlusion")
-    return attn[-1].mean(1)[:,0,1:]
+    if not attn:
+        raise ValueError(
+            'this model has no attention; use integrated gradients, gradient_x_input or occlusion'
+        )
+    return attn[-1].mean(1)[:, 0, 1:]
 
 # %% ../nbs/07d_rollout.ipynb #371d4c77
-def attention_layers(model:nn.Module, attn, stream:str='felt' # For a teacher with two streams: 'felt' | 'seen'
-                    )->tuple[Tensor,...]:
+def attention_layers(
+    model: nn.Module,
+    attn,
+    stream: str = 'inertial',  # For a teacher with two streams: 'inertial' | 'skeleton'
+) -> tuple[Tensor, ...]:
     "The layers that one stream's tokens pass through, first to last"
-    if hasattr(model, 'models'): raise ValueError("an ensemble has no layers of its own; ask one of its models, or attention_over_time for their mean")
-    if not attn: raise ValueError(f"{type(model).__name__} has no attention; use integrated gradients, gradient_x_input or occlusion")
-    if not hasattr(model, 'fuses'): return tuple(attn)
-    if stream not in ('felt','seen'): raise ValueError(f"stream must be 'felt' or 'seen', got '{stream}'")
-    d = len(attn)//3
-    return (*(attn[:d] if stream=='seen' else attn[d:2*d]),*attn[2*d:])
+    if hasattr(model, 'models'):
+        raise ValueError(
+            'an ensemble has no layers of its own; ask one of its models, or attention_over_time for their mean'
+        )
+    if not attn:
+        raise ValueError(
+            f'{type(model).__name__} has no attention; use integrated gradients, gradient_x_input or occlusion'
+        )
+    if not hasattr(model, 'fuses'):
+        return tuple(attn)
+    if stream not in ('inertial', 'skeleton'):
+        raise ValueError(f"stream must be 'inertial' or 'skeleton', got '{stream}'")
+    d = len(attn) // 3
+    return (*(attn[:d] if stream == 'skeleton' else attn[d : 2 * d]), *attn[2 * d :])
 
-def gradient_rollout(model:nn.Module, # In eval mode
-                     x, # (b,t,c), or a tuple of inputs
-                     target:Tensor|None=None, # (b,); None: the predicted class
-                     stream:str='felt', layers:int|None=None, # Only the first so many
-                     head:int|None=None # Only this one
-                    )->Tensor: # (b,p,p)
+
+def gradient_rollout(
+    model: nn.Module,  # In eval mode
+    x,  # (b,t,c), or a tuple of inputs
+    target: Tensor | None = None,  # (b,); None: the predicted class
+    stream: str = 'inertial',
+    layers: int | None = None,  # Only the first so many
+    head: int | None = None,  # Only this one
+) -> Tensor:  # (b,p,p)
     "Rollout of what spoke for a class"
     with torch.enable_grad():
-        f = model.features(*(x if isinstance(x, tuple) else (x,))); attn = attention_layers(model, f.attn or (), stream); target = f.logits.argmax(1) if target is None else torch.as_tensor(target).expand(len(f.logits))
-        grads = torch.autograd.grad(f.logits.gather(1, target[:,None]).sum(), attn, allow_unused=True)
-    out = torch.eye(attn[0].shape[-1]).to(attn[0]).expand(len(attn[0]), -1, -1); pick = slice(None) if head is None else slice(head, head+1)
-    for a,g in list(zip(attn, grads))[:layers]: out = out+(torch.zeros_like(a[:,0]) if g is None else (g*a)[:,pick].clamp(min=0).mean(1).detach())@out
+        f = model.features(*(x if isinstance(x, tuple) else (x,)))
+        attn = attention_layers(model, f.attn or (), stream)
+        target = (
+            f.logits.argmax(1) if target is None else torch.as_tensor(target).expand(len(f.logits))
+        )
+        grads = torch.autograd.grad(
+            f.logits.gather(1, target[:, None]).sum(), attn, allow_unused=True
+        )
+    out = torch.eye(attn[0].shape[-1]).to(attn[0]).expand(len(attn[0]), -1, -1)
+    pick = slice(None) if head is None else slice(head, head + 1)
+    for a, g in list(zip(attn, grads))[:layers]:
+        out = (
+            out
+            + (
+                torch.zeros_like(a[:, 0])
+                if g is None
+                else (g * a)[:, pick].clamp(min=0).mean(1).detach()
+            )
+            @ out
+        )
     return out
 
 # %% ../nbs/07d_rollout.ipynb #41cd67e5
-def token_to_time(values:Tensor, # (b,p) a share for each token
-                  bounds:Tensor, # (b,p+1) samples where tokens begin and end
-                  t:int # Samples of the window
-                 )->Tensor: # (b,t); rows keep their sums, if the tokens cover the window
+def token_to_time(
+    values: Tensor,  # (b,p) a share for each token
+    bounds: Tensor,  # (b,p+1) samples where tokens begin and end
+    t: int,  # Samples of the window
+) -> Tensor:  # (b,t); rows keep their sums, if the tokens cover the window
     "Shares of tokens as shares of samples"
-    edges = torch.arange(t+1).to(bounds); size = (bounds[:,1:]-bounds[:,:-1]).clamp(min=1e-6)
-    overlap = (torch.minimum(edges[None,1:,None], bounds[:,None,1:])-torch.maximum(edges[None,:-1,None], bounds[:,None,:-1])).clamp(min=0)
-    return (overlap*(values/size)[:,None]).sum(2)
+    edges = torch.arange(t + 1).to(bounds)
+    size = (bounds[:, 1:] - bounds[:, :-1]).clamp(min=1e-6)
+    overlap = (
+        torch.minimum(edges[None, 1:, None], bounds[:, None, 1:])
+        - torch.maximum(edges[None, :-1, None], bounds[:, None, :-1])
+    ).clamp(min=0)
+    return (overlap * (values / size)[:, None]).sum(2)
 
-ATTENTION = ('rollout','gradient_rollout','class_attention')
 
-def attention_over_time(model:nn.Module, x, # (b,t,c), or a tuple of inputs
-                        kind:str='rollout', # One of `ATTENTION`
-                        target:Tensor|None=None, layers:int|None=None, # Only the first so many layers
-                        head:int|None=None, # Only this head
-                        stream:str='felt')->Tensor: # (b,t), each row sums to 1; to 0, where nothing spoke for the class
+ATTENTION = ('rollout', 'gradient_rollout', 'class_attention')
+
+
+def attention_over_time(
+    model: nn.Module,
+    x,  # (b,t,c), or a tuple of inputs
+    kind: str = 'rollout',  # One of `ATTENTION`
+    target: Tensor | None = None,
+    layers: int | None = None,  # Only the first so many layers
+    head: int | None = None,  # Only this head
+    stream: str = 'inertial',
+) -> Tensor:  # (b,t), each row sums to 1; to 0, where nothing spoke for the class
     "Where in time the decision looked"
-    if kind not in ATTENTION: raise ValueError(f"unknown attention method '{kind}', choose one of: {', '.join(ATTENTION)}")
-    xs,target,_ = check_explained(model, x, target)
+    if kind not in ATTENTION:
+        raise ValueError(
+            f"unknown attention method '{kind}', choose one of: {', '.join(ATTENTION)}"
+        )
+    xs, target, _ = check_explained(model, x, target)
     if hasattr(model, 'models'):
-        by = dict(zip(model.inputs, xs)); return torch.stack([attention_over_time(m, tuple(by[i] for i in m.inputs), kind, target, layers, head, stream) for m in model.models]).mean(0)
-    with torch.no_grad(): f = model.features(*xs)
+        by = dict(zip(model.inputs, xs))
+        return torch.stack(
+            [
+                attention_over_time(
+                    m, tuple(by[i] for i in m.inputs), kind, target, layers, head, stream
+                )
+                for m in model.models
+            ]
+        ).mean(0)
+    with torch.no_grad():
+        f = model.features(*xs)
     attn = attention_layers(model, f.attn or (), stream)
-    if layers is not None and not 1<=layers<=len(attn): raise ValueError(f"layers must be in [1,{len(attn)}], got {layers}")
-    if head is not None and not 0<=head<attn[0].shape[1]: raise ValueError(f"head must be in [0,{attn[0].shape[1]}), got {head}")
-    attn = [a if head is None else a[:,head:head+1] for a in attn[:layers]]
-    full = {'rollout':lambda: rollout(attn), 'class_attention':lambda: attn[-1].mean(1), 'gradient_rollout':lambda: gradient_rollout(model, xs, target, stream, layers, head)}[kind]()
-    row = (full[:,1:] if hasattr(model, 'project') else full[:,:1]).mean(1)[:,1:]; t = xs[0].shape[1]; bounds = f.bounds
-    if f.mask is not None: row,bounds = row*f.mask,bounds*t/(t-1)
+    if layers is not None and not 1 <= layers <= len(attn):
+        raise ValueError(f'layers must be in [1,{len(attn)}], got {layers}')
+    if head is not None and not 0 <= head < attn[0].shape[1]:
+        raise ValueError(f'head must be in [0,{attn[0].shape[1]}), got {head}')
+    attn = [a if head is None else a[:, head : head + 1] for a in attn[:layers]]
+    full = {
+        'rollout': lambda: rollout(attn),
+        'class_attention': lambda: attn[-1].mean(1),
+        'gradient_rollout': lambda: gradient_rollout(model, xs, target, stream, layers, head),
+    }[kind]()
+    row = (full[:, 1:] if hasattr(model, 'project') else full[:, :1]).mean(1)[:, 1:]
+    t = xs[0].shape[1]
+    bounds = f.bounds
+    if f.mask is not None:
+        row, bounds = row * f.mask, bounds * t / (t - 1)
     out = token_to_time(row, bounds, t)
-    return out/out.sum(1, keepdim=True).clamp(min=1e-12)
+    return out / out.sum(1, keepdim=True).clamp(min=1e-12)
 
 # %% ../nbs/07d_rollout.ipynb #9080600f
-def attention_similarity(a:Tensor, b:Tensor, # (n,t) rows of two models on the same windows, on one time axis
-                         untrained:Tensor|None=None, # (n,t) rows of an untrained student, or (m,n,t) of several
-                         shuffles:int=200, seed:int=0
-                        )->dict: # cosine, shuffled, z; untrained, and z_untrained with several; a z without a spread is nan
+def attention_similarity(
+    a: Tensor,
+    b: Tensor,  # (n,t) rows of two models on the same windows, on one time axis
+    untrained: Tensor | None = None,  # (n,t) rows of an untrained student, or (m,n,t) of several
+    shuffles: int = 200,
+    seed: int = 0,
+) -> (
+    dict
+):  # cosine, shuffled, z; untrained, and z_untrained with several; a z without a spread is nan
     "Cosine of two models' attention, against what chance gives"
-    if a.shape!=b.shape: raise ValueError(f"both must lie on one time axis, got {tuple(a.shape)} and {tuple(b.shape)}; token_to_time brings them there")
-    g = torch.Generator().manual_seed(seed); n = len(a); cos = lambda u,v: float(F.cosine_similarity(u, v, dim=1).mean())
-    null = [cos(a, b[torch.randperm(n, generator=g)]) for _ in range(shuffles)] if n>1 else [float('nan')]
-    c = cos(a, b); z = lambda null: (c-np.mean(null))/s if len(null)>1 and (s:=np.std(null, ddof=1))>1e-9 else float('nan')
+    if a.shape != b.shape:
+        raise ValueError(
+            f'both must lie on one time axis, got {tuple(a.shape)} and {tuple(b.shape)}; token_to_time brings them there'
+        )
+    g = torch.Generator().manual_seed(seed)
+    n = len(a)
+    cos = lambda u, v: float(F.cosine_similarity(u, v, dim=1).mean())
+    null = (
+        [cos(a, b[torch.randperm(n, generator=g)]) for _ in range(shuffles)]
+        if n > 1
+        else [float('nan')]
+    )
+    c = cos(a, b)
+    z = lambda null: (
+        (c - np.mean(null)) / s
+        if len(null) > 1 and (s := np.std(null, ddof=1)) > 1e-9
+        else float('nan')
+    )
     out = dict(cosine=c, shuffled=float(np.mean(null)), z=float(z(null)))
-    if untrained is None: return out
-    fresh = [cos(u, b) for u in (untrained if untrained.ndim==3 else untrained[None])]
-    return out | {'untrained':float(np.mean(fresh))} | ({'z_untrained':float(z(fresh))} if len(fresh)>1 else {})
+    if untrained is None:
+        return out
+    fresh = [cos(u, b) for u in (untrained if untrained.ndim == 3 else untrained[None])]
+    return (
+        out
+        | {'untrained': float(np.mean(fresh))}
+        | ({'z_untrained': float(z(fresh))} if len(fresh) > 1 else {})
+    )

@@ -6,137 +6,329 @@
 __all__ = ['TO_SI', 'SI', 'MANIFEST', 'unit_scale', 'read_manifest', 'read_sessions', 'save_sessions']
 
 # %% ../nbs/00c_sessions.ipynb #5f5741a2
-import json,os
+import json
 from dataclasses import replace
 from pathlib import Path
-import numpy as np, pandas as pd
 
-from .data import BadRecording,Dataset,DATASETS,DatasetCard,Recording,Span,Stream
-from .readers import G,UNREADABLE,label_spans
+import numpy as np
+import pandas as pd
+
+from .data import DATASETS, BadRecording, Dataset, DatasetCard, Recording, Span, Stream
+from .readers import UNREADABLE, G, label_spans
 
 # %% ../nbs/00c_sessions.ipynb #1a619610
-TO_SI = {'m/s²':1., 'm/s2':1., 'm/s^2':1., 'g':G, 'mg':G/1000, 'rad/s':1., 'deg/s':np.pi/180, 'dps':np.pi/180, 'm':1., 'cm':.01, 'mm':.001,
-         's':1., 'ms':1e-3, 'us':1e-6, 'ns':1e-9, 'uT':1e-6, 'T':1., '1':1.}
-SI = {'g':'m/s²', 'mg':'m/s²', 'm/s2':'m/s²', 'm/s^2':'m/s²', 'deg/s':'rad/s', 'dps':'rad/s', 'cm':'m', 'mm':'m', 'uT':'T'}
+TO_SI = {
+    'm/s²': 1.0,
+    'm/s2': 1.0,
+    'm/s^2': 1.0,
+    'g': G,
+    'mg': G / 1000,
+    'rad/s': 1.0,
+    'deg/s': np.pi / 180,
+    'dps': np.pi / 180,
+    'm': 1.0,
+    'cm': 0.01,
+    'mm': 0.001,
+    's': 1.0,
+    'ms': 1e-3,
+    'us': 1e-6,
+    'ns': 1e-9,
+    'uT': 1e-6,
+    'T': 1.0,
+    '1': 1.0,
+}
+SI = {
+    'g': 'm/s²',
+    'mg': 'm/s²',
+    'm/s2': 'm/s²',
+    'm/s^2': 'm/s²',
+    'deg/s': 'rad/s',
+    'dps': 'rad/s',
+    'cm': 'm',
+    'mm': 'm',
+    'uT': 'T',
+}
 
-def unit_scale(unit:str, # As written in a manifest
-               what:str='' # For the message: which column, of which file
-              )->float: # Factor to SI
+
+def unit_scale(
+    unit: str,  # As written in a manifest
+    what: str = '',  # For the message: which column, of which file
+) -> float:  # Factor to SI
     "What to multiply by"
-    if unit not in TO_SI: raise BadRecording(f"{what}: unknown unit '{unit}', use one of: {', '.join(TO_SI)}")
+    if unit not in TO_SI:
+        raise BadRecording(f"{what}: unknown unit '{unit}', use one of: {', '.join(TO_SI)}")
     return TO_SI[unit]
 
 # %% ../nbs/00c_sessions.ipynb #e5a86483
-MANIFEST = {'name':str, 'title':str, 'fs':(int,float), 'time':dict, 'streams':dict, 'label':str, 'student':list, 'teacher':list, 'classes':list,
-            'train_subjects':list, 'test_subjects':list, 'window_s':(int,float), 'stride_s':(int,float), 'whole':bool, 'length':int, 'cite':str, 'terms':str}
+MANIFEST = {
+    'name': str,
+    'title': str,
+    'fs': (int, float),
+    'time': dict,
+    'streams': dict,
+    'label': str,
+    'student': list,
+    'teacher': list,
+    'classes': list,
+    'train_subjects': list,
+    'test_subjects': list,
+    'window_s': (int, float),
+    'stride_s': (int, float),
+    'whole': bool,
+    'length': int,
+    'cite': str,
+    'terms': str,
+}
 
-def read_manifest(root:Path # Folder with `manifest.json`
-                 )->dict: # Checked: known keys of the right types, at least one stream
+
+def read_manifest(
+    root: Path,  # Folder with `manifest.json`
+) -> dict:  # Checked: known keys of the right types, at least one stream
     "The manifest of a folder of recordings"
-    path = Path(root)/'manifest.json'
-    if not path.exists(): raise FileNotFoundError(f"'{path}' is missing; chapter 00c says what goes into it")
-    try: m = json.loads(path.read_text(encoding='utf8'))
-    except UNREADABLE as e: raise BadRecording(f"{path}: not JSON ({e})") from e
-    if not isinstance(m, dict): raise BadRecording(f"{path}: must hold one object")
-    for k,v in m.items():
-        if k not in MANIFEST: raise BadRecording(f"{path}: unknown key '{k}', use: {', '.join(MANIFEST)}")
-        if not isinstance(v, MANIFEST[k]) or (isinstance(v, bool) and MANIFEST[k] is not bool): raise BadRecording(f"{path}: '{k}' has the wrong type, got {v!r}")
-    if not m.get('fs', 50.)>0: raise BadRecording(f"{path}: 'fs' must be > 0, got {m['fs']}")
-    if 'time' in m and not isinstance(m['time'].get('column'), str): raise BadRecording(f"{path}: 'time' needs the name of a column, as in {{\"column\": \"timestamp\", \"unit\": \"ms\"}}")
-    if not m.get('streams'): raise BadRecording(f"{path}: names no streams")
-    for s,d in m['streams'].items():
-        if not isinstance(d, dict) or not isinstance(d.get('columns'), dict): raise BadRecording(f"{path}: stream '{s}' needs \"columns\": {{\"acc_x\": \"name in the file\", …}}")
-        if not isinstance(d.get('units', {}), dict): raise BadRecording(f"{path}: stream '{s}', \"units\" names sensors or channels, as in {{\"acc\": \"g\"}}")
-        for c in d['columns']: unit_scale(_unit(d, c), f"{path}: stream '{s}', {c}")
-        if len(d['columns'])!=3*len(d.get('joints', ()))!=0: raise BadRecording(f"{path}: stream '{s}' has {len(d['columns'])} columns, expected 3 for each of {len(d['joints'])} joints")
+    path = Path(root) / 'manifest.json'
+    if not path.exists():
+        raise FileNotFoundError(f"'{path}' is missing; chapter 00c says what goes into it")
+    try:
+        m = json.loads(path.read_text(encoding='utf8'))
+    except UNREADABLE as e:
+        raise BadRecording(f'{path}: not JSON ({e})') from e
+    if not isinstance(m, dict):
+        raise BadRecording(f'{path}: must hold one object')
+    for k, v in m.items():
+        if k not in MANIFEST:
+            raise BadRecording(f"{path}: unknown key '{k}', use: {', '.join(MANIFEST)}")
+        if not isinstance(v, MANIFEST[k]) or (isinstance(v, bool) and MANIFEST[k] is not bool):
+            raise BadRecording(f"{path}: '{k}' has the wrong type, got {v!r}")
+    if not m.get('fs', 50.0) > 0:
+        raise BadRecording(f"{path}: 'fs' must be > 0, got {m['fs']}")
+    if 'time' in m and not isinstance(m['time'].get('column'), str):
+        raise BadRecording(
+            f'{path}: \'time\' needs the name of a column, as in {{"column": "timestamp", "unit": "ms"}}'
+        )
+    if not m.get('streams'):
+        raise BadRecording(f'{path}: names no streams')
+    for s, d in m['streams'].items():
+        if not isinstance(d, dict) or not isinstance(d.get('columns'), dict):
+            raise BadRecording(
+                f'{path}: stream \'{s}\' needs "columns": {{"acc_x": "name in the file", …}}'
+            )
+        if not isinstance(d.get('units', {}), dict):
+            raise BadRecording(
+                f'{path}: stream \'{s}\', "units" names sensors or channels, as in {{"acc": "g"}}'
+            )
+        for c in d['columns']:
+            unit_scale(_unit(d, c), f"{path}: stream '{s}', {c}")
+        if len(d['columns']) != 3 * len(d.get('joints', ())) != 0:
+            raise BadRecording(
+                f"{path}: stream '{s}' has {len(d['columns'])} columns, expected 3 for each of {len(d['joints'])} joints"
+            )
     return m
 
-def _unit(stream, channel): # unit of a channel: its own, or its sensor's
+
+def _unit(stream, channel):  # unit of a channel: its own, or its sensor's
     units = stream.get('units', {})
-    return units.get(channel, units.get(channel.rsplit('_',1)[0], '1'))
+    return units.get(channel, units.get(channel.rsplit('_', 1)[0], '1'))
 
 # %% ../nbs/00c_sessions.ipynb #8449831a
 def _table(path):
-    if not path.is_file(): raise BadRecording(f"{path}: missing")
-    try: return pd.read_parquet(path) if path.suffix=='.parquet' else pd.read_csv(path)
-    except UNREADABLE as e: raise BadRecording(f"{path}: not a readable {path.suffix[1:]} file ({e})") from e
+    if not path.is_file():
+        raise BadRecording(f'{path}: missing')
+    try:
+        return pd.read_parquet(path) if path.suffix == '.parquet' else pd.read_csv(path)
+    except UNREADABLE as e:
+        raise BadRecording(f'{path}: not a readable {path.suffix[1:]} file ({e})') from e
+
 
 def _column(d, name, path, numeric=True):
-    if name not in d: raise BadRecording(f"{path}: has no column '{name}', only: {', '.join(map(str, d))}")
-    if not numeric: return d[name]
-    try: return d[name].to_numpy(float)
-    except UNREADABLE as e: raise BadRecording(f"{path}: column '{name}' is not numbers ({e})") from e
+    if name not in d:
+        raise BadRecording(f"{path}: has no column '{name}', only: {', '.join(map(str, d))}")
+    if not numeric:
+        return d[name]
+    try:
+        return d[name].to_numpy(float)
+    except UNREADABLE as e:
+        raise BadRecording(f"{path}: column '{name}' is not numbers ({e})") from e
+
 
 def _read_row(root, m, row):
     "One row of recordings.csv as a recording"
-    tables,clock,time = {},m.get('time'),{}
-    for s,d in m['streams'].items():
-        f = root/str(row[d.get('file','file')])
-        if f in tables: continue
+    tables, clock, time = {}, m.get('time'), {}
+    for s, d in m['streams'].items():
+        f = root / str(row[d.get('file', 'file')])
+        if f in tables:
+            continue
         tables[f] = _table(f)
-        if not len(tables[f]): raise BadRecording(f"{f}: has no rows")
+        if not len(tables[f]):
+            raise BadRecording(f'{f}: has no rows')
         if clock:
-            tables[f] = tables[f].sort_values(clock['column'], kind='stable') if clock['column'] in tables[f] else tables[f]
+            tables[f] = (
+                tables[f].sort_values(clock['column'], kind='stable')
+                if clock['column'] in tables[f]
+                else tables[f]
+            )
             time[f] = _column(tables[f], clock['column'], f)
-        else: time[f] = np.arange(len(tables[f]))/m.get('fs', 50.)
-    zero,scale,streams = min(t[0] for t in time.values()),unit_scale((clock or {}).get('unit','s'), root/'manifest.json'),{}
-    time = {f:(t-zero)*scale for f,t in time.items()}   # the zero goes first: a wall clock in seconds has no microseconds left
-    for s,d in m['streams'].items():
-        f = root/str(row[d.get('file','file')]); cols = d['columns']
-        x = np.stack([_column(tables[f], c, f)*unit_scale(_unit(d, k)) for k,c in cols.items()], 1)
-        units = tuple(SI.get(u:=_unit(d, k), u) for k in cols)
-        if d.get('joints'): streams[s] = Stream(x.reshape(len(x), -1, 3), time[f], tuple(d['joints']), units[:1], d.get('placement',''))
-        else: streams[s] = Stream(x, time[f], tuple(cols), units, d.get('placement',''))
-    f,t = next(iter(time.items()))
-    if 'label' in m: spans = label_spans(_column(tables[f], m['label'], f, numeric=False), t)
-    else: spans = (Span(str(row['label']), 0., float(max(v[-1] for v in time.values()))+1e-3),)
-    return Recording(str(row['id']), str(row['subject']), m.get('name', root.name), streams, spans, str(row.get('group','')))
+        else:
+            time[f] = np.arange(len(tables[f])) / m.get('fs', 50.0)
+    zero, scale, streams = (
+        min(t[0] for t in time.values()),
+        unit_scale((clock or {}).get('unit', 's'), root / 'manifest.json'),
+        {},
+    )
+    time = {
+        f: (t - zero) * scale for f, t in time.items()
+    }  # the zero goes first: a wall clock in seconds has no microseconds left
+    for s, d in m['streams'].items():
+        f = root / str(row[d.get('file', 'file')])
+        cols = d['columns']
+        x = np.stack(
+            [_column(tables[f], c, f) * unit_scale(_unit(d, k)) for k, c in cols.items()], 1
+        )
+        units = tuple(SI.get(u := _unit(d, k), u) for k in cols)
+        if d.get('joints'):
+            streams[s] = Stream(
+                x.reshape(len(x), -1, 3),
+                time[f],
+                tuple(d['joints']),
+                units[:1],
+                d.get('placement', ''),
+            )
+        else:
+            streams[s] = Stream(x, time[f], tuple(cols), units, d.get('placement', ''))
+    f, t = next(iter(time.items()))
+    if 'label' in m:
+        spans = label_spans(_column(tables[f], m['label'], f, numeric=False), t)
+    else:
+        spans = (Span(str(row['label']), 0.0, float(max(v[-1] for v in time.values())) + 1e-3),)
+    return Recording(
+        str(row['id']),
+        str(row['subject']),
+        m.get('name', root.name),
+        streams,
+        spans,
+        str(row.get('group', '')),
+    )
 
 # %% ../nbs/00c_sessions.ipynb #57dadc37
-def read_sessions(root:Path # Folder with `manifest.json` and `recordings.csv`
-                 )->tuple[DatasetCard,list[Recording]]: # The card comes from the manifest
+def read_sessions(
+    root: Path,  # Folder with `manifest.json` and `recordings.csv`
+) -> tuple[DatasetCard, list[Recording]]:  # The card comes from the manifest
     "Your own recordings"
-    root = Path(root); m = read_manifest(root); path = root/'recordings.csv'
-    rows = _table(path); files = {d.get('file','file') for d in m['streams'].values()}
-    for c in ('id','subject',*sorted(files),*(() if 'label' in m else ('label',))): _column(rows, c, path, numeric=False)
-    for c,why in (('id','each recording needs a name'),('subject','a split by subject needs to know who moved'),*([] if 'label' in m else [('label','each recording needs its activity')])):
-        if rows[c].isna().any(): raise BadRecording(f"{path}: row {int(rows[c].isna().argmax())+2} has no {c}; {why}")
-    if 'group' in rows: rows['group'] = rows['group'].astype(object).where(rows['group'].notna(), '')
+    root = Path(root)
+    m = read_manifest(root)
+    path = root / 'recordings.csv'
+    rows = _table(path)
+    files = {d.get('file', 'file') for d in m['streams'].values()}
+    for c in ('id', 'subject', *sorted(files), *(() if 'label' in m else ('label',))):
+        _column(rows, c, path, numeric=False)
+    for c, why in (
+        ('id', 'each recording needs a name'),
+        ('subject', 'a split by subject needs to know who moved'),
+        *([] if 'label' in m else [('label', 'each recording needs its activity')]),
+    ):
+        if rows[c].isna().any():
+            raise BadRecording(f'{path}: row {int(rows[c].isna().argmax()) + 2} has no {c}; {why}')
+    if 'group' in rows:
+        rows['group'] = rows['group'].astype(object).where(rows['group'].notna(), '')
     recs = [_read_row(root, m, r) for r in rows.to_dict('records')]
     classes = tuple(m.get('classes') or sorted({s.label for r in recs for s in r.spans}))
-    streams,given = tuple(m['streams']),{k:m[k] for k in ('title','window_s','stride_s','whole','length','cite','terms') if k in m}
-    card = replace(DATASETS['sessions'], name=m.get('name', root.name), classes=classes, fs=float(m.get('fs', 50.)), student=tuple(m.get('student', streams[:1])),
-                   teacher=tuple(m.get('teacher', streams)), **{k:tuple(map(str, m.get(k, ()))) for k in ('train_subjects','test_subjects')}, **given)
-    return card,recs
+    streams, given = (
+        tuple(m['streams']),
+        {
+            k: m[k]
+            for k in ('title', 'window_s', 'stride_s', 'whole', 'length', 'cite', 'terms')
+            if k in m
+        },
+    )
+    card = replace(
+        DATASETS['sessions'],
+        name=m.get('name', root.name),
+        classes=classes,
+        fs=float(m.get('fs', 50.0)),
+        student=tuple(m.get('student', streams[:1])),
+        teacher=tuple(m.get('teacher', streams)),
+        **{k: tuple(map(str, m.get(k, ()))) for k in ('train_subjects', 'test_subjects')},
+        **given,
+    )
+    return card, recs
 
 # %% ../nbs/00c_sessions.ipynb #5facabb5
-def save_sessions(data:Dataset, # Any data set; streams read on demand are left out
-                  root:str|Path # Folder to write into; made if missing, must be empty
-                 )->Path: # The folder
+def save_sessions(
+    data: Dataset,  # Any data set; streams read on demand are left out
+    root: str | Path,  # Folder to write into; made if missing, must be empty
+) -> Path:  # The folder
     "Write recordings as Parquet sessions, each sample once"
     root = Path(root)
-    if root.is_dir() and any(root.iterdir()): raise FileExistsError(f"'{root}' is not empty")
-    (root/'sessions').mkdir(parents=True)
-    names = sorted({n for r in data.recordings for n,s in r.streams.items() if not callable(s.values)}); rows,streams = [],{}
+    if root.is_dir() and any(root.iterdir()):
+        raise FileExistsError(f"'{root}' is not empty")
+    (root / 'sessions').mkdir(parents=True)
+    names = sorted(
+        {n for r in data.recordings for n, s in r.streams.items() if not callable(s.values)}
+    )
+    rows, streams = [], {}
     for r in data.recordings:
-        row = {'id':r.id, 'subject':r.subject, 'group':r.group, 'label':'', **{f'file_{n}':'' for n in names}}
+        row = {
+            'id': r.id,
+            'subject': r.subject,
+            'group': r.group,
+            'label': '',
+            **{f'file_{n}': '' for n in names},
+        }
         for n in names:
-            if n not in r.streams: raise BadRecording(f"{r.id}: has no stream '{n}', which other recordings have")
-            s = r.streams[n]; values = s.values.reshape(len(s.values), -1); axes = [''] if s.values.ndim==2 else ['_x','_y','_z']
-            cols = [c+a for c in s.channels for a in axes]; f = f'sessions/{r.id}.{n}.parquet'
-            d = pd.DataFrame(values, columns=cols); d.insert(0, 'time', s.time)
-            d['label'] = _label_column(r.spans, s.time); d.to_parquet(root/f, index=False); row[f'file_{n}'] = f
-            joints = {'joints':list(s.channels)} if s.values.ndim==3 else {}
-            streams.setdefault(n, {**joints, 'columns':{c:c for c in cols}, 'units':dict(zip(cols, np.repeat(s.units, len(cols)) if len(s.units)==1 else s.units)), 'placement':s.placement, 'file':f'file_{n}'})
+            if n not in r.streams:
+                raise BadRecording(f"{r.id}: has no stream '{n}', which other recordings have")
+            s = r.streams[n]
+            values = s.values.reshape(len(s.values), -1)
+            axes = [''] if s.values.ndim == 2 else ['_x', '_y', '_z']
+            cols = [c + a for c in s.channels for a in axes]
+            f = f'sessions/{r.id}.{n}.parquet'
+            d = pd.DataFrame(values, columns=cols)
+            d.insert(0, 'time', s.time)
+            d['label'] = _label_column(r.spans, s.time)
+            d.to_parquet(root / f, index=False)
+            row[f'file_{n}'] = f
+            joints = {'joints': list(s.channels)} if s.values.ndim == 3 else {}
+            streams.setdefault(
+                n,
+                {
+                    **joints,
+                    'columns': {c: c for c in cols},
+                    'units': dict(
+                        zip(cols, np.repeat(s.units, len(cols)) if len(s.units) == 1 else s.units)
+                    ),
+                    'placement': s.placement,
+                    'file': f'file_{n}',
+                },
+            )
         rows.append(row)
     c = data.card
-    m = dict(name=c.name, title=c.title, fs=c.fs, time={'column':'time','unit':'s'}, label='label', streams=streams, student=list(c.student), teacher=list(c.teacher), classes=list(c.classes), window_s=c.window_s,
-             stride_s=c.stride_s, whole=c.whole, length=c.length, train_subjects=list(c.train_subjects), test_subjects=list(c.test_subjects), cite=c.cite, terms=c.terms)
-    pd.DataFrame(rows).drop(columns='label').to_csv(root/'recordings.csv', index=False)
-    (root/'manifest.json').write_text(json.dumps(m, indent=1, ensure_ascii=False), encoding='utf8')
+    m = dict(
+        name=c.name,
+        title=c.title,
+        fs=c.fs,
+        time={'column': 'time', 'unit': 's'},
+        label='label',
+        streams=streams,
+        student=list(c.student),
+        teacher=list(c.teacher),
+        classes=list(c.classes),
+        window_s=c.window_s,
+        stride_s=c.stride_s,
+        whole=c.whole,
+        length=c.length,
+        train_subjects=list(c.train_subjects),
+        test_subjects=list(c.test_subjects),
+        cite=c.cite,
+        terms=c.terms,
+    )
+    pd.DataFrame(rows).drop(columns='label').to_csv(root / 'recordings.csv', index=False)
+    (root / 'manifest.json').write_text(
+        json.dumps(m, indent=1, ensure_ascii=False), encoding='utf8'
+    )
     return root
+
 
 def _label_column(spans, time):
     labels = np.full(len(time), '', dtype=object)
-    for s in spans: labels[(time>=s.start)&(time<s.stop)] = s.label
+    for s in spans:
+        labels[(time >= s.start) & (time < s.stop)] = s.label
     return labels

@@ -9,144 +9,324 @@ __all__ = ['Features', 'STUDENTS', 'HarModel', 'check_window', 'sequence_conv', 
 # %% ../nbs/03_student.ipynb #ec717394
 from collections import namedtuple
 from pathlib import Path
-import torch, torch.nn.functional as F
-from huggingface_hub import ModelCard,ModelHubMixin,snapshot_download
-from torch import nn,Tensor
 
-from .attention import Encoder,sinusoidal_positions
+import torch
+import torch.nn.functional as F
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from torch import Tensor, nn
+
+from .attention import Encoder, sinusoidal_positions
 from .preprocess import Windows
-from .runs import load_model,save_model
-from .tokens import MotionTokens,PatchTokens
+from .runs import load_model, save_model
+from .tokens import MotionTokens, PatchTokens
 
 # %% ../nbs/03_student.ipynb #8f829e7d
-Features = namedtuple('Features', 'logits embedding maps attn bounds mask', defaults=((), None, None))
+Features = namedtuple(
+    'Features', 'logits embedding maps attn bounds mask', defaults=((), None, None)
+)
+
 
 class HarModel(nn.Module, ModelHubMixin, library_name='harkd', tags=['human-activity-recognition']):
     "What students and teachers have in common"
-    about = {} # What `harkd.json` said, for a model that was loaded
-    def __init__(self, arguments:dict # `locals()` of the constructor: all of them plain JSON
-                ):
+
+    about = {}  # What `harkd.json` said, for a model that was loaded
+
+    def __init__(
+        self,
+        arguments: dict,  # `locals()` of the constructor: all of them plain JSON
+    ):
         super().__init__()
-        self.config = {k:list(v) if isinstance(v, tuple) else v for k,v in arguments.items() if k not in ('self','__class__')}
+        self.config = {
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in arguments.items()
+            if k not in ('self', '__class__')
+        }
         self.inputs = tuple(self.config['inputs'])
-    def features(self, *x:Tensor)->Features: raise TypeError(f"{type(self).__name__} does not say what its features are")
-    def forward(self, *x:Tensor)->Tensor: return self.features(*x).logits
-    def classify(self, embedding:Tensor)->Tensor: # (b,d) to (b,k): the classifier alone, for methods that reuse a teacher's
+
+    def features(self, *x: Tensor) -> Features:
+        raise TypeError(f'{type(self).__name__} does not say what its features are')
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return self.features(*x).logits
+
+    def classify(
+        self, embedding: Tensor
+    ) -> Tensor:  # (b,d) to (b,k): the classifier alone, for methods that reuse a teacher's
         return self.head(embedding)
 
-    def _save_pretrained(self, save_directory): save_model(self, save_directory, **{'inputs':list(self.inputs), **{k:v for k,v in self.about.items() if k not in ('class','config')}})
-    def generate_model_card(self, *args, **kwargs): # What is known, and nothing else
-        a = self.about; rows = {'classes':', '.join(a.get('classes', [])), 'inputs':'; '.join(f"{i}: {', '.join(c)}" for i,c in a.get('channels', {}).items()), 'rate':f"{a['fs']:g} Hz" if 'fs' in a else '', 'samples of a window':str(a.get('length', '')), 'data':a.get('dataset', ''), 'protocol':a.get('protocol', ''), 'trained on subjects':', '.join(map(str, a.get('trained_on', []))), 'units':'SI (m/s², rad/s), normalised by harkd.json'}
-        return ModelCard('---\nlibrary_name: harkd\ntags: [human-activity-recognition]\n---\n\n'+f'# {type(self).__name__}\n\n{sum(p.numel() for p in self.parameters()):,} parameters. Load it with `harkd.student.HarModel.from_pretrained(folder)`.\n\n| | |\n| --- | --- |\n'+'\n'.join(f'| {k} | {v} |' for k,v in rows.items() if v))
+    def _save_pretrained(self, save_directory):
+        save_model(
+            self,
+            save_directory,
+            **{
+                'inputs': list(self.inputs),
+                **{k: v for k, v in self.about.items() if k not in ('class', 'config')},
+            },
+        )
+
+    def generate_model_card(self, *args, **kwargs):  # What is known, and nothing else
+        a = self.about
+        rows = {
+            'classes': ', '.join(a.get('classes', [])),
+            'inputs': '; '.join(f'{i}: {", ".join(c)}' for i, c in a.get('channels', {}).items()),
+            'rate': f'{a["fs"]:g} Hz' if 'fs' in a else '',
+            'samples of a window': str(a.get('length', '')),
+            'data': a.get('dataset', ''),
+            'protocol': a.get('protocol', ''),
+            'trained on subjects': ', '.join(map(str, a.get('trained_on', []))),
+            'units': 'SI (m/s², rad/s), normalised by harkd.json',
+        }
+        return ModelCard(
+            '---\nlibrary_name: harkd\ntags: [human-activity-recognition]\n---\n\n'
+            + f'# {type(self).__name__}\n\n{sum(p.numel() for p in self.parameters()):,} parameters. Load it with `harkd.student.HarModel.from_pretrained(folder)`.\n\n| | |\n| --- | --- |\n'
+            + '\n'.join(f'| {k} | {v} |' for k, v in rows.items() if v)
+        )
+
     @classmethod
-    def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None, **_):
-        folder = model_id if Path(model_id).is_dir() else snapshot_download(model_id, revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token, allow_patterns=['harkd.json','model.safetensors'])
-        model,_ = load_model(folder)
-        if not isinstance(model, cls): raise TypeError(f"'{model_id}' holds a {type(model).__name__}, not a {cls.__name__}")
+    def _from_pretrained(
+        cls,
+        *,
+        model_id,
+        revision=None,
+        cache_dir=None,
+        force_download=False,
+        local_files_only=False,
+        token=None,
+        **_,
+    ):
+        folder = (
+            model_id
+            if Path(model_id).is_dir()
+            else snapshot_download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=['harkd.json', 'model.safetensors'],
+            )
+        )
+        model, _ = load_model(folder)
+        if not isinstance(model, cls):
+            raise TypeError(f"'{model_id}' holds a {type(model).__name__}, not a {cls.__name__}")
         return model
 
-def check_window(x:Tensor, channels:int, ndim:int=3, what:str='imu'):
+
+def check_window(x: Tensor, channels: int, ndim: int = 3, what: str = 'imu'):
     "Raise unless a model's input has its shape"
-    want = '(b,t,c)' if ndim==3 else '(b,t,j,3)'
-    if x.ndim!=ndim or x.shape[2]!=channels: raise ValueError(f"input '{what}' must be {want} with {channels} {'channels' if ndim==3 else 'joints'}, got {tuple(x.shape)}")
+    want = '(b,t,c)' if ndim == 3 else '(b,t,j,3)'
+    if x.ndim != ndim or x.shape[2] != channels:
+        raise ValueError(
+            f"input '{what}' must be {want} with {channels} {'channels' if ndim == 3 else 'joints'}, got {tuple(x.shape)}"
+        )
 
 # %% ../nbs/03_student.ipynb #42179c47
-def sequence_conv(c_in:int, c_out:int, kernel:int, stride:int=1, groups:int=1)->nn.Module: # (b,c_in,1,t) to (b,c_out,1,t/stride)
+def sequence_conv(
+    c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1
+) -> nn.Module:  # (b,c_in,1,t) to (b,c_out,1,t/stride)
     "Convolution along time and batch norm, as a picture of height one: with channels last, torch's CPU kernels are twice as fast as its Conv1d"
-    conv = nn.Conv2d(c_in, c_out, (1,kernel), (1,stride), (0,kernel//2), groups=groups, bias=False)
+    conv = nn.Conv2d(
+        c_in, c_out, (1, kernel), (1, stride), (0, kernel // 2), groups=groups, bias=False
+    )
     return nn.Sequential(conv, nn.BatchNorm2d(c_out)).to(memory_format=torch.channels_last)
 
-def as_picture(x:Tensor # (b,t,c)
-              )->Tensor: # (b,c,1,t), a view: channels stay last in memory
-    "A sequence for `sequence_conv`"
-    return x.transpose(1,2).unsqueeze(2)
 
-def as_sequence(x:Tensor # (b,c,1,t)
-               )->Tensor: # (b,t,c)
+def as_picture(
+    x: Tensor,  # (b,t,c)
+) -> Tensor:  # (b,c,1,t), a view: channels stay last in memory
+    "A sequence for `sequence_conv`"
+    return x.transpose(1, 2).unsqueeze(2)
+
+
+def as_sequence(
+    x: Tensor,  # (b,c,1,t)
+) -> Tensor:  # (b,t,c)
     "And back"
-    return x.squeeze(2).transpose(1,2)
+    return x.squeeze(2).transpose(1, 2)
 
 # %% ../nbs/03_student.ipynb #16ec4ed2
 class SeparableBlock(nn.Module):
     "Filter each channel along time, then mix the channels"
-    def __init__(self, c_in:int, c_out:int, kernel:int, stride:int=1):
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1):
         super().__init__()
-        self.filter,self.mix = sequence_conv(c_in, c_in, kernel, stride, c_in),sequence_conv(c_in, c_out, 1)
-        self.short = stride==1 and c_in==c_out
-    def forward(self, x:Tensor # (b,d,1,t)
-               )->Tensor:
+        self.filter, self.mix = (
+            sequence_conv(c_in, c_in, kernel, stride, c_in),
+            sequence_conv(c_in, c_out, 1),
+        )
+        self.short = stride == 1 and c_in == c_out
+
+    def forward(
+        self,
+        x: Tensor,  # (b,d,1,t)
+    ) -> Tensor:
         y = self.mix(F.relu(self.filter(x)))
-        return F.relu(x+y if self.short else y)
+        return F.relu(x + y if self.short else y)
+
 
 class ConvStudent(HarModel):
     "Depthwise-separable 1-D CNN over one inertial stream"
-    def __init__(self, channels:int=6, classes:int=27,
-                 widths:tuple=(48,64,96,128), # Features of the stem and of each stage
-                 blocks:tuple=(1,1,1), # Blocks of each stage
-                 strides:tuple=(2,2,2), # Stride of the first block of each stage
-                 kernel:int=9, stem_kernel:int=9, stem_stride:int=2, drop:float=.2, inputs:tuple=('imu',)):
+
+    def __init__(
+        self,
+        channels: int = 6,
+        classes: int = 27,
+        widths: tuple = (48, 64, 96, 128),  # Features of the stem and of each stage
+        blocks: tuple = (1, 1, 1),  # Blocks of each stage
+        strides: tuple = (2, 2, 2),  # Stride of the first block of each stage
+        kernel: int = 9,
+        stem_kernel: int = 9,
+        stem_stride: int = 2,
+        drop: float = 0.2,
+        inputs: tuple = ('imu',),
+    ):
         super().__init__(locals())
-        if not len(widths)-1==len(blocks)==len(strides): raise ValueError(f"widths must be one more than blocks and strides, got {len(widths)}, {len(blocks)} and {len(strides)}")
+        if not len(widths) - 1 == len(blocks) == len(strides):
+            raise ValueError(
+                f'widths must be one more than blocks and strides, got {len(widths)}, {len(blocks)} and {len(strides)}'
+            )
         self.channels = channels
         self.stem = sequence_conv(channels, widths[0], stem_kernel, stem_stride)
-        self.stages = nn.ModuleList(nn.Sequential(*(SeparableBlock(a if i==0 else b, b, kernel, s if i==0 else 1) for i in range(n)))
-                                    for a,b,n,s in zip(widths, widths[1:], blocks, strides))
-        self.drop,self.head = nn.Dropout(drop),nn.Linear(2*widths[-1], classes)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    SeparableBlock(a if i == 0 else b, b, kernel, s if i == 0 else 1)
+                    for i in range(n)
+                )
+            )
+            for a, b, n, s in zip(widths, widths[1:], blocks, strides)
+        )
+        self.drop, self.head = nn.Dropout(drop), nn.Linear(2 * widths[-1], classes)
 
-    def features(self, x:Tensor # (b,t,c)
-                )->Features: # embedding (b,2d): means and maxima; one map a stage
+    def features(
+        self,
+        x: Tensor,  # (b,t,c)
+    ) -> Features:  # embedding (b,2d): means and maxima; one map a stage
         check_window(x, self.channels, what=self.inputs[0])
-        x = F.relu(self.stem(as_picture(x))); maps = []
-        for stage in self.stages: x = stage(x); maps.append(as_sequence(x))
+        x = F.relu(self.stem(as_picture(x)))
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(as_sequence(x))
         e = torch.cat([maps[-1].mean(1), maps[-1].amax(1)], 1)
         return Features(self.head(self.drop(e)), e, tuple(maps))
 
 # %% ../nbs/03_student.ipynb #8cce30c0
 class InertialTransformer(HarModel):
     "Transformer encoder over patches of one inertial stream (Lamaakal et al. 2025)"
-    def __init__(self, channels:int=6, window:int=100, classes:int=27, patch_len:int=20, dim:int=128, depth:int=2, heads:int=4, mlp_ratio:float=2.,
-                 drop:float=.1, positions:str='learned', # 'learned' | 'sinusoidal' | 'none'
-                 tokens:str='fixed', # 'fixed' | 'motion'
-                 n_patches:int=8, n_min:int=4, # For motion tokens
-                 inputs:tuple=('imu',)):
-        super().__init__(locals())
-        if tokens not in ('fixed','motion'): raise ValueError(f"tokens must be 'fixed' or 'motion', got '{tokens}'")
-        if positions not in ('learned','sinusoidal','none'): raise ValueError(f"positions must be 'learned', 'sinusoidal' or 'none', got '{positions}'")
-        self.channels,self.window = channels,window
-        self.tokens = PatchTokens(channels, patch_len, dim) if tokens=='fixed' else MotionTokens(channels, patch_len, dim, n_patches, n_min)
-        n = self.tokens.n_tokens(window)+1
-        self.cls = nn.Parameter(torch.zeros(1, 1, dim)); nn.init.trunc_normal_(self.cls, std=.02)
-        if positions=='learned': self.pos = nn.Parameter(torch.zeros(1, n, dim)); nn.init.trunc_normal_(self.pos, std=.02)
-        else: self.register_buffer('pos', sinusoidal_positions(n, dim)[None] if positions=='sinusoidal' else torch.zeros(1, n, dim))
-        self.drop,self.encoder,self.head = nn.Dropout(drop),Encoder(dim, depth, heads, mlp_ratio, drop),nn.Linear(dim, classes)
 
-    def features(self, x:Tensor # (b,t,c)
-                )->Features: # embedding: the class token; one map (b,p,d) and one attention (b,h,1+p,1+p) a layer, class token first
+    def __init__(
+        self,
+        channels: int = 6,
+        window: int = 100,
+        classes: int = 27,
+        patch_len: int = 20,
+        dim: int = 128,
+        depth: int = 2,
+        heads: int = 4,
+        mlp_ratio: float = 2.0,
+        drop: float = 0.1,
+        positions: str = 'learned',  # 'learned' | 'sinusoidal' | 'none'
+        tokens: str = 'fixed',  # 'fixed' | 'motion'
+        n_patches: int = 8,
+        n_min: int = 4,  # For motion tokens
+        inputs: tuple = ('imu',),
+    ):
+        super().__init__(locals())
+        if tokens not in ('fixed', 'motion'):
+            raise ValueError(f"tokens must be 'fixed' or 'motion', got '{tokens}'")
+        if positions not in ('learned', 'sinusoidal', 'none'):
+            raise ValueError(
+                f"positions must be 'learned', 'sinusoidal' or 'none', got '{positions}'"
+            )
+        self.channels, self.window = channels, window
+        self.tokens = (
+            PatchTokens(channels, patch_len, dim)
+            if tokens == 'fixed'
+            else MotionTokens(channels, patch_len, dim, n_patches, n_min)
+        )
+        n = self.tokens.n_tokens(window) + 1
+        self.cls = nn.Parameter(torch.zeros(1, 1, dim))
+        nn.init.trunc_normal_(self.cls, std=0.02)
+        if positions == 'learned':
+            self.pos = nn.Parameter(torch.zeros(1, n, dim))
+            nn.init.trunc_normal_(self.pos, std=0.02)
+        else:
+            self.register_buffer(
+                'pos',
+                sinusoidal_positions(n, dim)[None]
+                if positions == 'sinusoidal'
+                else torch.zeros(1, n, dim),
+            )
+        self.drop, self.encoder, self.head = (
+            nn.Dropout(drop),
+            Encoder(dim, depth, heads, mlp_ratio, drop),
+            nn.Linear(dim, classes),
+        )
+
+    def features(
+        self,
+        x: Tensor,  # (b,t,c)
+    ) -> Features:  # embedding: the class token; one map (b,p,d) and one attention (b,h,1+p,1+p) a layer, class token first
         check_window(x, self.channels, what=self.inputs[0])
-        if x.shape[1]!=self.window: raise ValueError(f"this transformer was built for windows of {self.window} samples, got {x.shape[1]}")
-        t,mask,bounds = self.tokens(x)
-        t = torch.cat([self.cls.expand(x.shape[0], -1, -1), t], 1)+self.pos
-        if mask is not None: mask = torch.cat([torch.ones_like(mask[:,:1]), mask], 1)
-        out,tokens,weights = self.encoder(self.drop(t), mask)
-        return Features(self.head(out[:,0]), out[:,0], tuple(k[:,1:] for k in tokens), tuple(weights), bounds, None if mask is None else mask[:,1:])
+        if x.shape[1] != self.window:
+            raise ValueError(
+                f'this transformer was built for windows of {self.window} samples, got {x.shape[1]}'
+            )
+        t, mask, bounds = self.tokens(x)
+        t = torch.cat([self.cls.expand(x.shape[0], -1, -1), t], 1) + self.pos
+        if mask is not None:
+            mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
+        out, tokens, weights = self.encoder(self.drop(t), mask)
+        return Features(
+            self.head(out[:, 0]),
+            out[:, 0],
+            tuple(k[:, 1:] for k in tokens),
+            tuple(weights),
+            bounds,
+            None if mask is None else mask[:, 1:],
+        )
 
 # %% ../nbs/03_student.ipynb #65fe1457
-STUDENTS = { # name: class and arguments; sizes are those of UTD-MHAD (6 channels, 27 classes)
-    'conv_8k':(ConvStudent, dict(widths=(16,24,32,48), blocks=(1,1,1), strides=(2,2,2), kernel=7)),
-    'conv_20k':(ConvStudent, dict(widths=(24,48,64,88), blocks=(1,1,1), strides=(2,2,2), kernel=9)),
-    'conv_80k':(ConvStudent, dict(widths=(48,96,128,160), blocks=(1,2,1), strides=(2,2,2), kernel=9)),
-    'transformer':(InertialTransformer, dict()),
-    'transformer_motion':(InertialTransformer, dict(tokens='motion', patch_len=20, n_patches=8, n_min=4))}
+STUDENTS = {  # name: class and arguments; sizes are those of UTD-MHAD (6 channels, 27 classes)
+    'conv_8k': (
+        ConvStudent,
+        dict(widths=(16, 24, 32, 48), blocks=(1, 1, 1), strides=(2, 2, 2), kernel=7),
+    ),
+    'conv_20k': (
+        ConvStudent,
+        dict(widths=(24, 48, 64, 88), blocks=(1, 1, 1), strides=(2, 2, 2), kernel=9),
+    ),
+    'conv_80k': (
+        ConvStudent,
+        dict(widths=(48, 96, 128, 160), blocks=(1, 2, 1), strides=(2, 2, 2), kernel=9),
+    ),
+    'transformer': (InertialTransformer, dict()),
+    'transformer_motion': (
+        InertialTransformer,
+        dict(tokens='motion', patch_len=20, n_patches=8, n_min=4),
+    ),
+}
 
-def make_student(name:str, # One of `STUDENTS`
-                 windows:Windows, # Whose channels, length and classes it is built for
-                 inputs:tuple[str,...]|None=None, # One inertial input; None: what the data set's card says
-                 **kwargs # Override arguments of the class
-                )->HarModel:
+
+def make_student(
+    name: str,  # One of `STUDENTS`
+    windows: Windows,  # Whose channels, length and classes it is built for
+    inputs: tuple[str, ...]
+    | None = None,  # One inertial input; None: what the data set's card says
+    **kwargs,  # Override arguments of the class
+) -> HarModel:
     "A student for a data set"
-    if name not in STUDENTS: raise ValueError(f"unknown student '{name}', choose one of: {', '.join(STUDENTS)}")
-    inputs = tuple(inputs or windows.card.student); cls,args = STUDENTS[name]
-    if len(inputs)!=1: raise ValueError(f"a student feels one inertial input, got {inputs}")
-    size = dict(channels=len(windows.channels(inputs[0])), classes=len(windows.classes), inputs=inputs)
-    if cls is InertialTransformer: size['window'] = windows.length[inputs[0]]
+    if name not in STUDENTS:
+        raise ValueError(f"unknown student '{name}', choose one of: {', '.join(STUDENTS)}")
+    inputs = tuple(inputs or windows.card.student)
+    cls, args = STUDENTS[name]
+    if len(inputs) != 1:
+        raise ValueError(f'a student feels one inertial input, got {inputs}')
+    size = dict(
+        channels=len(windows.channels(inputs[0])), classes=len(windows.classes), inputs=inputs
+    )
+    if cls is InertialTransformer:
+        size['window'] = windows.length[inputs[0]]
     return cls(**{**args, **size, **kwargs})

@@ -7,168 +7,317 @@ __all__ = ['SKELETON', 'BONES', 'GRAVITY', 'SYNTH_ACTIONS', 'body', 'limb_frames
            'synth_dataset', 'read_synth', 'render_depth', 'planted_bursts']
 
 # %% ../nbs/00a_synth.ipynb #f5cf9fc4
-from dataclasses import dataclass
 import numpy as np
 from scipy.signal import savgol_filter
 
-from .data import DATASETS,Dataset,Recording,Span,Stream,hash_recordings
+from .data import DATASETS, Dataset, Recording, Span, Stream, hash_recordings
 
 # %% ../nbs/00a_synth.ipynb #ebec1705
-SKELETON = tuple('''head shoulder_center spine hip_center left_shoulder left_elbow left_wrist left_hand right_shoulder right_elbow right_wrist
-    right_hand left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle right_foot'''.split())
-BONES = tuple((SKELETON.index(a), SKELETON.index(b)) for a,b in (p.split('-') for p in '''head-shoulder_center shoulder_center-spine spine-hip_center
-    shoulder_center-left_shoulder left_shoulder-left_elbow left_elbow-left_wrist left_wrist-left_hand shoulder_center-right_shoulder
-    right_shoulder-right_elbow right_elbow-right_wrist right_wrist-right_hand hip_center-left_hip left_hip-left_knee left_knee-left_ankle
-    left_ankle-left_foot hip_center-right_hip right_hip-right_knee right_knee-right_ankle right_ankle-right_foot'''.split()))
+SKELETON = tuple(
+    [
+        'head',
+        'shoulder_center',
+        'spine',
+        'hip_center',
+        'left_shoulder',
+        'left_elbow',
+        'left_wrist',
+        'left_hand',
+        'right_shoulder',
+        'right_elbow',
+        'right_wrist',
+        'right_hand',
+        'left_hip',
+        'left_knee',
+        'left_ankle',
+        'left_foot',
+        'right_hip',
+        'right_knee',
+        'right_ankle',
+        'right_foot',
+    ]
+)
+BONES = tuple(
+    (SKELETON.index(a), SKELETON.index(b))
+    for a, b in (
+        p.split('-')
+        for p in [
+            'head-shoulder_center',
+            'shoulder_center-spine',
+            'spine-hip_center',
+            'shoulder_center-left_shoulder',
+            'left_shoulder-left_elbow',
+            'left_elbow-left_wrist',
+            'left_wrist-left_hand',
+            'shoulder_center-right_shoulder',
+            'right_shoulder-right_elbow',
+            'right_elbow-right_wrist',
+            'right_wrist-right_hand',
+            'hip_center-left_hip',
+            'left_hip-left_knee',
+            'left_knee-left_ankle',
+            'left_ankle-left_foot',
+            'hip_center-right_hip',
+            'right_hip-right_knee',
+            'right_knee-right_ankle',
+            'right_ankle-right_foot',
+        ]
+    )
+)
 
-def _down(forward, side): # (t,3) unit vector that hangs down, swung `forward` (towards the camera) and to the `side`, radians
-    return np.stack([np.sin(side)*np.cos(forward), -np.cos(side)*np.cos(forward), -np.sin(forward)], -1)
 
-def body(angles:dict, # e.g. {'right_shoulder':(forward, side), 'right_elbow':…}, radians, each (t,) or a number; missing ones hang down
-         t:int, # Frames
-         height:float=1.75, # m
-         sway=0. # (t,) or number, m: how far the whole body is lowered (a squat)
-        )->np.ndarray: # (t,20,3) m
+def _down(
+    forward, side
+):  # (t,3) unit vector that hangs down, swung `forward` (towards the camera) and to the `side`, radians
+    return np.stack(
+        [np.sin(side) * np.cos(forward), -np.cos(side) * np.cos(forward), -np.sin(forward)], -1
+    )
+
+
+def body(
+    angles: dict,  # e.g. {'right_shoulder':(forward, side), 'right_elbow':…}, radians, each (t,) or a number; missing ones hang down
+    t: int,  # Frames
+    height: float = 1.75,  # m
+    sway=0.0,  # (t,) or number, m: how far the whole body is lowered (a squat)
+) -> np.ndarray:  # (t,20,3) m
     "Joint positions of a standing body whose limbs point where `angles` say"
-    j,at = np.zeros((t,20,3)),SKELETON.index
-    hip = np.stack([np.zeros(t), .53*height-np.broadcast_to(sway, t), np.full(t, 2.5)], -1)
-    for name,up in (('hip_center',0.),('spine',.1),('shoulder_center',.29),('head',.43)): j[:,at(name)] = hip+[0,up*height,0]
-    for side,s in (('left',1),('right',-1)):
-        for root,base,links in (('shoulder','shoulder_center',(('elbow',.17),('wrist',.15),('hand',.05))), ('hip','hip_center',(('knee',.25),('ankle',.24),('foot',.04)))):
-            here = j[:,at(base)]+np.array([s*(.11 if root=='shoulder' else .06)*height, -.02*height, 0]); j[:,at(f'{side}_{root}')] = here
-            d = (0.,0.)
-            for link,length in links:
-                d = angles.get(f'{side}_{link}', angles.get(f'{side}_{root}', (0.,0.)) if link in ('elbow','knee') else d)
-                here = here+length*height*_down(np.broadcast_to(d[0], t), s*np.broadcast_to(d[1], t)); j[:,at(f'{side}_{link}')] = here
+    j, at = np.zeros((t, 20, 3)), SKELETON.index
+    hip = np.stack([np.zeros(t), 0.53 * height - np.broadcast_to(sway, t), np.full(t, 2.5)], -1)
+    for name, up in (
+        ('hip_center', 0.0),
+        ('spine', 0.1),
+        ('shoulder_center', 0.29),
+        ('head', 0.43),
+    ):
+        j[:, at(name)] = hip + [0, up * height, 0]
+    for side, s in (('left', 1), ('right', -1)):
+        for root, base, links in (
+            ('shoulder', 'shoulder_center', (('elbow', 0.17), ('wrist', 0.15), ('hand', 0.05))),
+            ('hip', 'hip_center', (('knee', 0.25), ('ankle', 0.24), ('foot', 0.04))),
+        ):
+            here = j[:, at(base)] + np.array(
+                [s * (0.11 if root == 'shoulder' else 0.06) * height, -0.02 * height, 0]
+            )
+            j[:, at(f'{side}_{root}')] = here
+            d = (0.0, 0.0)
+            for link, length in links:
+                d = angles.get(
+                    f'{side}_{link}',
+                    angles.get(f'{side}_{root}', (0.0, 0.0)) if link in ('elbow', 'knee') else d,
+                )
+                here = here + length * height * _down(
+                    np.broadcast_to(d[0], t), s * np.broadcast_to(d[1], t)
+                )
+                j[:, at(f'{side}_{link}')] = here
     return j
 
 # %% ../nbs/00a_synth.ipynb #ee96c79d
-GRAVITY = 9.80665 # m/s²
+GRAVITY = 9.80665  # m/s²
 
-def limb_frames(direction:np.ndarray # (t,3) vectors along a limb, any length > 0
-               )->np.ndarray: # (t,3,3) rotations; column 0 along the limb
+
+def limb_frames(
+    direction: np.ndarray,  # (t,3) vectors along a limb, any length > 0
+) -> np.ndarray:  # (t,3,3) rotations; column 0 along the limb
     "Orientation of a limb, carried along without twist"
-    x = direction/np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-9)
-    ref = np.array([0.,0.,1.]) if abs(x[0,2])<.9 else np.array([1.,0.,0.])
-    y = np.cross(ref, x[0]); y /= np.linalg.norm(y)
-    out = np.empty((len(x),3,3))
-    for t,a in enumerate(x):
-        y = y-a*(a@y); y /= max(np.linalg.norm(y), 1e-9)
+    x = direction / np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-9)
+    ref = np.array([0.0, 0.0, 1.0]) if abs(x[0, 2]) < 0.9 else np.array([1.0, 0.0, 0.0])
+    y = np.cross(ref, x[0])
+    y /= np.linalg.norm(y)
+    out = np.empty((len(x), 3, 3))
+    for t, a in enumerate(x):
+        y = y - a * (a @ y)
+        y /= max(np.linalg.norm(y), 1e-9)
         out[t] = np.stack([a, y, np.cross(a, y)], 1)
     return out
 
-def virtual_imu(joints:np.ndarray, # (t,j,3) m, y up, evenly spaced in time
-                fs:float, # Hz
-                at:int, # Joint that wears the sensor, e.g. the wrist
-                parent:int, # Next joint towards the trunk, e.g. the elbow
-                smooth_s:float=.2, # Seconds of the Savitzky-Golay window
-               )->np.ndarray: # (t,6) specific force m/s² and angular velocity rad/s, in the sensor's axes
+
+def virtual_imu(
+    joints: np.ndarray,  # (t,j,3) m, y up, evenly spaced in time
+    fs: float,  # Hz
+    at: int,  # Joint that wears the sensor, e.g. the wrist
+    parent: int,  # Next joint towards the trunk, e.g. the elbow
+    smooth_s: float = 0.2,  # Seconds of the Savitzky-Golay window
+) -> np.ndarray:  # (t,6) specific force m/s² and angular velocity rad/s, in the sensor's axes
     "What an inertial sensor worn at a joint would feel"
-    w = max(5, int(round(smooth_s*fs))//2*2+1)
-    if len(joints)<w: raise ValueError(f"{len(joints)} frames are fewer than the {w} that smoothing over {smooth_s} s needs at {fs} Hz")
-    p,q = joints[:,at],joints[:,parent]
-    acc = savgol_filter(p, w, 3, deriv=2, delta=1/fs, axis=0)
-    R = limb_frames(savgol_filter(p-q, w, 3, axis=0))
-    dR = np.gradient(R, 1/fs, axis=0)
+    w = max(5, int(round(smooth_s * fs)) // 2 * 2 + 1)
+    if len(joints) < w:
+        raise ValueError(
+            f'{len(joints)} frames are fewer than the {w} that smoothing over {smooth_s} s needs at {fs} Hz'
+        )
+    p, q = joints[:, at], joints[:, parent]
+    acc = savgol_filter(p, w, 3, deriv=2, delta=1 / fs, axis=0)
+    R = limb_frames(savgol_filter(p - q, w, 3, axis=0))
+    dR = np.gradient(R, 1 / fs, axis=0)
     omega = np.einsum('tji,tjk->tik', R, dR)
-    gyro = np.stack([omega[:,2,1]-omega[:,1,2], omega[:,0,2]-omega[:,2,0], omega[:,1,0]-omega[:,0,1]], 1)/2
-    force = np.einsum('tji,tj->ti', R, acc+[0,GRAVITY,0])
+    gyro = (
+        np.stack(
+            [
+                omega[:, 2, 1] - omega[:, 1, 2],
+                omega[:, 0, 2] - omega[:, 2, 0],
+                omega[:, 1, 0] - omega[:, 0, 1],
+            ],
+            1,
+        )
+        / 2
+    )
+    force = np.einsum('tji,tj->ti', R, acc + [0, GRAVITY, 0])
     return np.concatenate([force, gyro], 1)
 
 # %% ../nbs/00a_synth.ipynb #e6e9f1be
-def sensor_noise(imu:np.ndarray, # (t,6) m/s² and rad/s
-                 rng:np.random.Generator,
-                 white:tuple=(.08,.01), # Standard deviation of each sample: m/s², rad/s
-                 bias:tuple=(.15,.02) # Standard deviation of the constant offset of each axis
-                )->np.ndarray: # (t,6)
+def sensor_noise(
+    imu: np.ndarray,  # (t,6) m/s² and rad/s
+    rng: np.random.Generator,
+    white: tuple = (0.08, 0.01),  # Standard deviation of each sample: m/s², rad/s
+    bias: tuple = (0.15, 0.02),  # Standard deviation of the constant offset of each axis
+) -> np.ndarray:  # (t,6)
     "White noise and a constant bias, of the size that phones and watches have"
     scale = lambda s: np.repeat(s, 3)
-    return imu+rng.normal(size=6)*scale(bias)+rng.normal(size=imu.shape)*scale(white)
+    return imu + rng.normal(size=6) * scale(bias) + rng.normal(size=imu.shape) * scale(white)
 
 # %% ../nbs/00a_synth.ipynb #1f23b5b0
 def _arms(t, phase, reach, k):
-    s,c = np.sin(phase),np.cos(phase)
-    return {'wave':{'right_shoulder':(.3,1.9), 'right_wrist':(.3,2.6+.6*reach*s)},
-            'push':{'right_shoulder':(.7+.6*reach*s,0.), 'right_wrist':(1.5,0.)},
-            'circle_cw':{'right_shoulder':(1.4+.4*reach*s,.3+.4*reach*c)},
-            'circle_ccw':{'right_shoulder':(1.4+.4*reach*s,.3-.4*reach*c)},
-            'walk':{'right_shoulder':(.5*reach*s,.05), 'left_shoulder':(-.5*reach*s,.05), 'right_hip':(-.4*reach*s,0.), 'left_hip':(.4*reach*s,0.)},
-            'squat':{'right_hip':(.9*reach*(1-c)/2,.1), 'right_ankle':(-.9*reach*(1-c)/2,.1), 'left_hip':(.9*reach*(1-c)/2,.1), 'left_ankle':(-.9*reach*(1-c)/2,.1),
-                     'right_shoulder':(1.2*reach*(1-c)/2,0.)}}[k]
+    s, c = np.sin(phase), np.cos(phase)
+    return {
+        'wave': {'right_shoulder': (0.3, 1.9), 'right_wrist': (0.3, 2.6 + 0.6 * reach * s)},
+        'push': {'right_shoulder': (0.7 + 0.6 * reach * s, 0.0), 'right_wrist': (1.5, 0.0)},
+        'circle_cw': {'right_shoulder': (1.4 + 0.4 * reach * s, 0.3 + 0.4 * reach * c)},
+        'circle_ccw': {'right_shoulder': (1.4 + 0.4 * reach * s, 0.3 - 0.4 * reach * c)},
+        'walk': {
+            'right_shoulder': (0.5 * reach * s, 0.05),
+            'left_shoulder': (-0.5 * reach * s, 0.05),
+            'right_hip': (-0.4 * reach * s, 0.0),
+            'left_hip': (0.4 * reach * s, 0.0),
+        },
+        'squat': {
+            'right_hip': (0.9 * reach * (1 - c) / 2, 0.1),
+            'right_ankle': (-0.9 * reach * (1 - c) / 2, 0.1),
+            'left_hip': (0.9 * reach * (1 - c) / 2, 0.1),
+            'left_ankle': (-0.9 * reach * (1 - c) / 2, 0.1),
+            'right_shoulder': (1.2 * reach * (1 - c) / 2, 0.0),
+        },
+    }[k]
+
 
 SYNTH_ACTIONS = DATASETS['synth'].classes
 
-def simulate(action:str, # One of `SYNTH_ACTIONS`
-             rng:np.random.Generator,
-             seconds:float=3.,
-             fs:float=50., # Hz
-             tempo:float=1., # Repetitions per second
-             reach:float=1., # Size of the movement; 1 is normal
-             height:float=1.75 # m
-            )->np.ndarray: # (t,20,3) m
+
+def simulate(
+    action: str,  # One of `SYNTH_ACTIONS`
+    rng: np.random.Generator,
+    seconds: float = 3.0,
+    fs: float = 50.0,  # Hz
+    tempo: float = 1.0,  # Repetitions per second
+    reach: float = 1.0,  # Size of the movement; 1 is normal
+    height: float = 1.75,  # m
+) -> np.ndarray:  # (t,20,3) m
     "A person doing something"
-    if action not in SYNTH_ACTIONS: raise ValueError(f"unknown action '{action}', choose one of: {', '.join(SYNTH_ACTIONS)}")
-    t = np.arange(round(seconds*fs))/fs
-    wobble = np.cumsum(rng.normal(size=len(t)))*.02
-    phase = 2*np.pi*tempo*t+wobble+rng.uniform(0, 2*np.pi)
-    sway = .12*height*reach*(1-np.cos(phase))/2 if action=='squat' else 0.
+    if action not in SYNTH_ACTIONS:
+        raise ValueError(f"unknown action '{action}', choose one of: {', '.join(SYNTH_ACTIONS)}")
+    t = np.arange(round(seconds * fs)) / fs
+    wobble = np.cumsum(rng.normal(size=len(t))) * 0.02
+    phase = 2 * np.pi * tempo * t + wobble + rng.uniform(0, 2 * np.pi)
+    sway = 0.12 * height * reach * (1 - np.cos(phase)) / 2 if action == 'squat' else 0.0
     return body(_arms(t, phase, reach, action), len(t), height, sway)
 
 # %% ../nbs/00a_synth.ipynb #1b17d054
-def synth_dataset(subjects:int=6, # People
-                  trials:int=4, # Repetitions of each activity by each person
-                  seed:int=0,
-                  fs:float=50. # Hz
-                 )->Dataset: # Streams 'imu' (wrist) and 'skeleton'; its card says synthetic
+def synth_dataset(
+    subjects: int = 6,  # People
+    trials: int = 4,  # Repetitions of each activity by each person
+    seed: int = 0,
+    fs: float = 50.0,  # Hz
+) -> Dataset:  # Streams 'imu' (wrist) and 'skeleton'; its card says synthetic
     "People who do six things, felt at the wrist and seen by a camera"
-    rng,recs,wrist = np.random.default_rng(seed),[],SKELETON.index('right_wrist')
-    for s in range(1, subjects+1):
-        tempo,reach,height = rng.uniform(.7,1.4),rng.uniform(.7,1.2),rng.uniform(1.55,1.95)
+    rng, recs, wrist = np.random.default_rng(seed), [], SKELETON.index('right_wrist')
+    for s in range(1, subjects + 1):
+        tempo, reach, height = rng.uniform(0.7, 1.4), rng.uniform(0.7, 1.2), rng.uniform(1.55, 1.95)
         for action in SYNTH_ACTIONS:
-            for trial in range(1, trials+1):
-                seconds = rng.uniform(2., 3.5)
-                joints = simulate(action, rng, seconds, fs, tempo*rng.uniform(.9,1.1), reach*rng.uniform(.9,1.1), height)
-                imu,t = sensor_noise(virtual_imu(joints, fs, wrist, SKELETON.index('right_elbow')), rng),np.arange(len(joints))/fs
-                sees = joints[::2]+rng.normal(size=joints[::2].shape)*.01
-                recs.append(Recording(f'{action}_s{s}_t{trial}', f's{s}', 'synth', {
-                    'imu':Stream(imu, t, tuple(f'{k}_{a}' for k in ('acc','gyro') for a in 'xyz'), ('m/s²',)*3+('rad/s',)*3, 'right wrist (synthetic)'),
-                    'skeleton':Stream(sees, t[::2], SKELETON, ('m',), 'camera (synthetic)')}, (Span(action, 0., len(t)/fs),)))
+            for trial in range(1, trials + 1):
+                seconds = rng.uniform(2.0, 3.5)
+                joints = simulate(
+                    action,
+                    rng,
+                    seconds,
+                    fs,
+                    tempo * rng.uniform(0.9, 1.1),
+                    reach * rng.uniform(0.9, 1.1),
+                    height,
+                )
+                imu, t = (
+                    sensor_noise(
+                        virtual_imu(joints, fs, wrist, SKELETON.index('right_elbow')), rng
+                    ),
+                    np.arange(len(joints)) / fs,
+                )
+                sees = joints[::2] + rng.normal(size=joints[::2].shape) * 0.01
+                recs.append(
+                    Recording(
+                        f'{action}_s{s}_t{trial}',
+                        f's{s}',
+                        'synth',
+                        {
+                            'imu': Stream(
+                                imu,
+                                t,
+                                tuple(f'{k}_{a}' for k in ('acc', 'gyro') for a in 'xyz'),
+                                ('m/s²',) * 3 + ('rad/s',) * 3,
+                                'right wrist (synthetic)',
+                            ),
+                            'skeleton': Stream(
+                                sees, t[::2], SKELETON, ('m',), 'camera (synthetic)'
+                            ),
+                        },
+                        (Span(action, 0.0, len(t) / fs),),
+                    )
+                )
     return Dataset(DATASETS['synth'], recs, hash_recordings(recs))
 
-def read_synth(root=None # Not used: nothing is read
-              )->list[Recording]:
+
+def read_synth(
+    root=None,  # Not used: nothing is read
+) -> list[Recording]:
     "The data set `synth`: six simulated people"
     return synth_dataset().recordings
 
 # %% ../nbs/00a_synth.ipynb #f0da5e0c
-def render_depth(joints:np.ndarray, # (t,20,3) m, camera at the origin looking along +z
-                 size:tuple=(60,80), # Rows, columns
-                 radius:float=.07, # m, half the thickness of a limb
-                 focal:float=.9 # Focal length as a share of the picture's width
-                )->np.ndarray: # (t,h,w) uint16 mm; 0 where nothing is seen
+def render_depth(
+    joints: np.ndarray,  # (t,20,3) m, camera at the origin looking along +z
+    size: tuple = (60, 80),  # Rows, columns
+    radius: float = 0.07,  # m, half the thickness of a limb
+    focal: float = 0.9,  # Focal length as a share of the picture's width
+) -> np.ndarray:  # (t,h,w) uint16 mm; 0 where nothing is seen
     "What a depth camera sees of the body"
-    h,w = size; f = focal*w; out = np.zeros((len(joints),h,w), np.uint16)
-    steps = np.linspace(0, 1, 12)[:,None]
-    yy,xx = np.mgrid[:h,:w]
-    centre = np.array([0., 1., 0.])
-    for t,j in enumerate(joints):
-        p = np.concatenate([j[a]+(j[b]-j[a])*steps for a,b in BONES])-centre
-        u,v,r = w/2+f*p[:,0]/p[:,2], h/2-f*p[:,1]/p[:,2], f*radius/p[:,2]
-        inside = (xx[None]-u[:,None,None])**2+(yy[None]-v[:,None,None])**2<=r[:,None,None]**2
-        z = np.where(inside, p[:,2,None,None], np.inf).min(0)
-        out[t] = np.where(np.isfinite(z), z*1000, 0)
+    h, w = size
+    f = focal * w
+    out = np.zeros((len(joints), h, w), np.uint16)
+    steps = np.linspace(0, 1, 12)[:, None]
+    yy, xx = np.mgrid[:h, :w]
+    centre = np.array([0.0, 1.0, 0.0])
+    for t, j in enumerate(joints):
+        p = np.concatenate([j[a] + (j[b] - j[a]) * steps for a, b in BONES]) - centre
+        u, v, r = w / 2 + f * p[:, 0] / p[:, 2], h / 2 - f * p[:, 1] / p[:, 2], f * radius / p[:, 2]
+        inside = (xx[None] - u[:, None, None]) ** 2 + (yy[None] - v[:, None, None]) ** 2 <= r[
+            :, None, None
+        ] ** 2
+        z = np.where(inside, p[:, 2, None, None], np.inf).min(0)
+        out[t] = np.where(np.isfinite(z), z * 1000, 0)
     return out
 
 # %% ../nbs/00a_synth.ipynb #ed1468b6
-def planted_bursts(n:int, # Windows
-                   t:int=100, # Samples
-                   c:int=6, # Channels, which are also the classes
-                   width:int=20, # Samples of the burst
-                   seed:int=0
-                  )->tuple[np.ndarray,np.ndarray,np.ndarray]: # x (n,t,c), y (n,) channel of the burst, start (n,) sample
+def planted_bursts(
+    n: int,  # Windows
+    t: int = 100,  # Samples
+    c: int = 6,  # Channels, which are also the classes
+    width: int = 20,  # Samples of the burst
+    seed: int = 0,
+) -> tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]:  # x (n,t,c), y (n,) channel of the burst, start (n,) sample
     "Noise with one burst; its channel is the class (synthetic)"
     rng = np.random.default_rng(seed)
-    x = .5*rng.normal(size=(n,t,c)); y = rng.integers(c, size=n); start = rng.integers(t-width, size=n)
-    shape = np.hanning(width)*np.sin(np.linspace(0, 4*np.pi, width))*4
-    for i in range(n): x[i,start[i]:start[i]+width,y[i]] += shape*rng.choice([-1,1])
-    return x.astype(np.float32),y,start
+    x = 0.5 * rng.normal(size=(n, t, c))
+    y = rng.integers(c, size=n)
+    start = rng.integers(t - width, size=n)
+    shape = np.hanning(width) * np.sin(np.linspace(0, 4 * np.pi, width)) * 4
+    for i in range(n):
+        x[i, start[i] : start[i] + width, y[i]] += shape * rng.choice([-1, 1])
+    return x.astype(np.float32), y, start

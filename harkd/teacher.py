@@ -7,216 +7,500 @@ __all__ = ['TEACHERS', 'centre_skeleton', 'Branch', 'FusionTeacher', 'STConvT', 
            'RocketTeacher', 'fit_rocket', 'Ensemble', 'make_teacher']
 
 # %% ../nbs/04_teacher.ipynb #fe7639ca
-import numpy as np, torch, torch.nn.functional as F
-from torch import nn,Tensor
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .attention import Encoder
 from .data import find_function
-from .preprocess import Batch,Windows,input_stream
+from .preprocess import Batch, Windows, input_stream
 from .runs import find_module
-from .student import STUDENTS,Features,HarModel,SeparableBlock,as_picture,as_sequence,check_window,make_student,sequence_conv
+from harkd.student import (
+    STUDENTS,
+    Features,
+    HarModel,
+    SeparableBlock,
+    as_picture,
+    as_sequence,
+    check_window,
+    make_student,
+    sequence_conv,
+)
 from .tokens import PatchTokens
 
 # %% ../nbs/04_teacher.ipynb #9dc2f8de
-def centre_skeleton(x:Tensor, # (b,t,j,3) m
-                    root:int=3, # Joint that stands for the body's place; 3 is UTD-MHAD's hip centre
-                    per_frame:bool=False # Centre every frame on its own root, as XTinyHAR does: then only the pose is left
-                   )->Tensor: # (b,t,j,3), mean joint distance from the root 1
+def centre_skeleton(
+    x: Tensor,  # (b,t,j,3) m
+    root: int = 3,  # Joint that stands for the body's place; 3 is UTD-MHAD's hip centre
+    per_frame: bool = False,  # Centre every frame on its own root, as XTinyHAR does: then only the pose is left
+) -> Tensor:  # (b,t,j,3), mean joint distance from the root 1
     "Body-centred, body-sized joints"
-    r = x[:,:,root:root+1]
-    size = (x-r).norm(dim=-1).mean((1,2)).clamp(min=1e-6)[:,None,None,None]
-    return (x-(r if per_frame else r.mean(1, keepdim=True)))/size
+    r = x[:, :, root : root + 1]
+    size = (x - r).norm(dim=-1).mean((1, 2)).clamp(min=1e-6)[:, None, None, None]
+    return (x - (r if per_frame else r.mean(1, keepdim=True))) / size
 
 # %% ../nbs/04_teacher.ipynb #e992d596
 class Branch(nn.Module):
     "Separable blocks over one sequence; returns its maps"
-    def __init__(self, channels:int, width:int, depth:int=3, kernel:int=9, stem_stride:int=2):
+
+    def __init__(
+        self, channels: int, width: int, depth: int = 3, kernel: int = 9, stem_stride: int = 2
+    ):
         super().__init__()
-        widths = [width*(2 if i>=depth//2+1 else 1) for i in range(depth+1)]
+        widths = [width * (2 if i >= depth // 2 + 1 else 1) for i in range(depth + 1)]
         self.stem = sequence_conv(channels, widths[0], 9, stem_stride)
-        self.blocks = nn.ModuleList(nn.Sequential(SeparableBlock(a, b, kernel, 2 if i in (0,depth//2) else 1), SeparableBlock(b, b, kernel)) for i,(a,b) in enumerate(zip(widths, widths[1:])))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                SeparableBlock(a, b, kernel, 2 if i in (0, depth // 2) else 1),
+                SeparableBlock(b, b, kernel),
+            )
+            for i, (a, b) in enumerate(zip(widths, widths[1:]))
+        )
         self.dim = widths[-1]
-    def forward(self, x:Tensor # (b,t,c)
-               )->tuple[list[Tensor],Tensor]: # Maps (b,t,d), and (b,2d) means and maxima of the last
-        x,maps = F.relu(self.stem(as_picture(x))),[]
-        for b in self.blocks: x = b(x); maps.append(as_sequence(x))
-        return maps,torch.cat([maps[-1].mean(1), maps[-1].amax(1)], 1)
+
+    def forward(
+        self,
+        x: Tensor,  # (b,t,c)
+    ) -> tuple[list[Tensor], Tensor]:  # Maps (b,t,d), and (b,2d) means and maxima of the last
+        x, maps = F.relu(self.stem(as_picture(x))), []
+        for b in self.blocks:
+            x = b(x)
+            maps.append(as_sequence(x))
+        return maps, torch.cat([maps[-1].mean(1), maps[-1].amax(1)], 1)
+
 
 class FusionTeacher(HarModel):
     "One convolutional branch for each stream, joined"
-    def __init__(self, inputs:tuple=('imu','skeleton'), sizes:tuple=(6,20), # Channels, or joints
-                 joints:tuple=(False,True), # Which inputs are skeletons
-                 classes:int=27, width:int=64, depth:int=3, drop:float=.3, root:int=3):
+
+    def __init__(
+        self,
+        inputs: tuple = ('imu', 'skeleton'),
+        sizes: tuple = (6, 20),  # Channels, or joints
+        joints: tuple = (False, True),  # Which inputs are skeletons
+        classes: int = 27,
+        width: int = 64,
+        depth: int = 3,
+        drop: float = 0.3,
+        root: int = 3,
+    ):
         super().__init__(locals())
-        if not len(inputs)==len(sizes)==len(joints): raise ValueError(f"inputs, sizes and joints must be equally many, got {len(inputs)}, {len(sizes)} and {len(joints)}")
-        self.sizes,self.joints,self.root = tuple(sizes),tuple(joints),root
-        self.branches = nn.ModuleList(Branch(6*n if j else n, width, depth, stem_stride=1 if j else 2) for n,j in zip(sizes, joints))
-        dims = [2*b.dim for b in self.branches]
-        self.drop,self.head = nn.Dropout(drop),nn.Linear(sum(dims), classes)
-        self.own = nn.ModuleList(nn.Linear(d, classes) for d in dims if len(dims)>1)
+        if not len(inputs) == len(sizes) == len(joints):
+            raise ValueError(
+                f'inputs, sizes and joints must be equally many, got {len(inputs)}, {len(sizes)} and {len(joints)}'
+            )
+        self.sizes, self.joints, self.root = tuple(sizes), tuple(joints), root
+        self.branches = nn.ModuleList(
+            Branch(6 * n if j else n, width, depth, stem_stride=1 if j else 2)
+            for n, j in zip(sizes, joints)
+        )
+        dims = [2 * b.dim for b in self.branches]
+        self.drop, self.head = nn.Dropout(drop), nn.Linear(sum(dims), classes)
+        self.own = nn.ModuleList(nn.Linear(d, classes) for d in dims if len(dims) > 1)
 
     def _sequence(self, x, joints, root):
-        if not joints: return x
-        x = centre_skeleton(x, root); v = F.pad(x.diff(dim=1), (0,0,0,0,1,0))
-        return torch.cat([x, 10*v], -1).flatten(2)
+        if not joints:
+            return x
+        x = centre_skeleton(x, root)
+        v = F.pad(x.diff(dim=1), (0, 0, 0, 0, 1, 0))
+        return torch.cat([x, 10 * v], -1).flatten(2)
 
-    def features(self, *x:Tensor # As in `inputs`: (b,t,c) or (b,t,j,3)
-                )->Features: # embedding: all branches joined; maps of the first branch
-        if len(x)!=len(self.inputs): raise ValueError(f"this teacher reads {', '.join(self.inputs)}, got {len(x)} inputs")
-        for v,n,j,i in zip(x, self.sizes, self.joints, self.inputs): check_window(v, n, 4 if j else 3, i)
-        maps,vectors = zip(*(b(self._sequence(v, j, self.root)) for b,v,j in zip(self.branches, x, self.joints)))
+    def features(
+        self,
+        *x: Tensor,  # As in `inputs`: (b,t,c) or (b,t,j,3)
+    ) -> Features:  # embedding: all branches joined; maps of the first branch
+        if len(x) != len(self.inputs):
+            raise ValueError(f'this teacher reads {", ".join(self.inputs)}, got {len(x)} inputs')
+        for v, n, j, i in zip(x, self.sizes, self.joints, self.inputs):
+            check_window(v, n, 4 if j else 3, i)
+        maps, vectors = zip(
+            *(b(self._sequence(v, j, self.root)) for b, v, j in zip(self.branches, x, self.joints))
+        )
         e = torch.cat(vectors, 1)
         return Features(self.classify(e), e, tuple(maps[0]))
 
-    def classify(self, embedding:Tensor)->Tensor: # (b,d) to (b,k): the mean of the joint classifier and each branch's own
-        e = self.drop(embedding); z = self.head(e); parts = e.split([h.in_features for h in self.own], 1) if len(self.own) else []
-        return (z+sum(h(p) for h,p in zip(self.own, parts)))/(1+len(parts))
+    def classify(
+        self, embedding: Tensor
+    ) -> Tensor:  # (b,d) to (b,k): the mean of the joint classifier and each branch's own
+        e = self.drop(embedding)
+        z = self.head(e)
+        parts = e.split([h.in_features for h in self.own], 1) if len(self.own) else []
+        return (z + sum(h(p) for h, p in zip(self.own, parts))) / (1 + len(parts))
 
 # %% ../nbs/04_teacher.ipynb #8584baa2
 class STConvT(HarModel):
     "Skeleton and inertial transformer teacher (Lamaakal et al. 2025), with its own inertial embedding"
-    def __init__(self, channels:int=6, joints:int=20, window:int=100, # Samples of the inertial window, and frames of the skeleton after resampling
-                 classes:int=27, patch_len:int=20, dim:int=128, depth:int=2, heads:int=4, mlp_ratio:float=2., drop:float=.1, root:int=3, inputs:tuple=('imu','skeleton')):
-        super().__init__(locals())
-        if window<patch_len: raise ValueError(f"patch_len must be at most the {window} samples of a window, got {patch_len}")
-        self.channels,self.joints,self.window,self.patch_len,self.root = channels,joints,window,patch_len,root
-        n = window//patch_len
-        conv = lambda a,b: nn.Sequential(nn.Conv2d(a, b, (1,9), padding=(0,4)), nn.BatchNorm2d(b), nn.ReLU())
-        self.spatial,self.segment = nn.Sequential(conv(3,32), conv(32,32)),nn.Linear(32*joints*patch_len, dim)
-        self.patches = PatchTokens(channels, patch_len, dim)
-        self.pos = nn.Parameter(torch.zeros(1, n+1, dim)); self.cls = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, dim)) for _ in range(2))
-        for p in (self.pos,*self.cls): nn.init.trunc_normal_(p, std=.02)
-        self.sees,self.feels,self.fuses = (Encoder(dim, depth, heads, mlp_ratio, drop) for _ in range(3))
-        self.drop,self.head = nn.Dropout(drop),nn.Linear(dim, classes)
 
-    def features(self, imu:Tensor, # (b,t,c)
-                 skeleton:Tensor # (b,f,j,3); any number of frames, resampled to t
-                )->Features: # maps and attn of the fusion layers; the streams' own attention comes first in attn: seen, felt, fused
-        check_window(imu, self.channels, what=self.inputs[0]); check_window(skeleton, self.joints, 4, self.inputs[1])
-        if imu.shape[1]!=self.window: raise ValueError(f"this teacher was built for windows of {self.window} samples, got {imu.shape[1]}")
-        s = centre_skeleton(skeleton, self.root, per_frame=True).permute(0,3,2,1)
-        s = F.interpolate(s, (self.joints, self.window), mode='bilinear', align_corners=True) if s.shape[3]!=self.window else s
-        n,L = self.window//self.patch_len,self.patch_len
-        s = self.spatial(s)[...,:n*L].unflatten(3, (n,L)).permute(0,3,1,2,4).flatten(2)
-        felt,_,bounds = self.patches(imu); streams = []
-        for tokens,cls,encoder in ((self.segment(s), self.cls[0], self.sees), (felt, self.cls[1], self.feels)):
-            streams.append(encoder(self.drop(torch.cat([cls.expand(imu.shape[0], -1, -1), tokens], 1)+self.pos)))
-        out,tokens,fused = self.fuses(streams[0][0]+streams[1][0])
-        return Features(self.head(out[:,0]), out[:,0], tuple(k[:,1:] for k in tokens), (*streams[0][2],*streams[1][2],*fused), bounds)
+    def __init__(
+        self,
+        channels: int = 6,
+        joints: int = 20,
+        window: int = 100,  # Samples of the inertial window, and frames of the skeleton after resampling
+        classes: int = 27,
+        patch_len: int = 20,
+        dim: int = 128,
+        depth: int = 2,
+        heads: int = 4,
+        mlp_ratio: float = 2.0,
+        drop: float = 0.1,
+        root: int = 3,
+        inputs: tuple = ('imu', 'skeleton'),
+    ):
+        super().__init__(locals())
+        if window < patch_len:
+            raise ValueError(
+                f'patch_len must be at most the {window} samples of a window, got {patch_len}'
+            )
+        self.channels, self.joints, self.window, self.patch_len, self.root = (
+            channels,
+            joints,
+            window,
+            patch_len,
+            root,
+        )
+        n = window // patch_len
+        conv = lambda a, b: nn.Sequential(
+            nn.Conv2d(a, b, (1, 9), padding=(0, 4)), nn.BatchNorm2d(b), nn.ReLU()
+        )
+        self.spatial, self.segment = (
+            nn.Sequential(conv(3, 32), conv(32, 32)),
+            nn.Linear(32 * joints * patch_len, dim),
+        )
+        self.patches = PatchTokens(channels, patch_len, dim)
+        self.pos = nn.Parameter(torch.zeros(1, n + 1, dim))
+        self.cls = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, dim)) for _ in range(2))
+        for p in (self.pos, *self.cls):
+            nn.init.trunc_normal_(p, std=0.02)
+        self.sees, self.feels, self.fuses = (
+            Encoder(dim, depth, heads, mlp_ratio, drop) for _ in range(3)
+        )
+        self.drop, self.head = nn.Dropout(drop), nn.Linear(dim, classes)
+
+    def features(
+        self,
+        imu: Tensor,  # (b,t,c)
+        skeleton: Tensor,  # (b,f,j,3); any number of frames, resampled to t
+    ) -> Features:  # maps and attn of the fusion layers; the streams' own attention comes first in attn: seen, felt, fused
+        check_window(imu, self.channels, what=self.inputs[0])
+        check_window(skeleton, self.joints, 4, self.inputs[1])
+        if imu.shape[1] != self.window:
+            raise ValueError(
+                f'this teacher was built for windows of {self.window} samples, got {imu.shape[1]}'
+            )
+        s = centre_skeleton(skeleton, self.root, per_frame=True).permute(0, 3, 2, 1)
+        s = (
+            F.interpolate(s, (self.joints, self.window), mode='bilinear', align_corners=True)
+            if s.shape[3] != self.window
+            else s
+        )
+        n, L = self.window // self.patch_len, self.patch_len
+        s = self.spatial(s)[..., : n * L].unflatten(3, (n, L)).permute(0, 3, 1, 2, 4).flatten(2)
+        felt, _, bounds = self.patches(imu)
+        streams = []
+        for tokens, cls, encoder in (
+            (self.segment(s), self.cls[0], self.sees),
+            (felt, self.cls[1], self.feels),
+        ):
+            streams.append(
+                encoder(
+                    self.drop(torch.cat([cls.expand(imu.shape[0], -1, -1), tokens], 1) + self.pos)
+                )
+            )
+        out, tokens, fused = self.fuses(streams[0][0] + streams[1][0])
+        return Features(
+            self.head(out[:, 0]),
+            out[:, 0],
+            tuple(k[:, 1:] for k in tokens),
+            (*streams[0][2], *streams[1][2], *fused),
+            bounds,
+        )
 
 # %% ../nbs/04_teacher.ipynb #0ff9f170
-def as_sequences(*x:Tensor # (b,t,c) or (b,t,j,3); the first one sets the number of samples
-                )->Tensor: # (b,c,t) of all
+def as_sequences(
+    *x: Tensor,  # (b,t,c) or (b,t,j,3); the first one sets the number of samples
+) -> Tensor:  # (b,c,t) of all
     "Several inputs as one stack of sequences"
-    x = [v if v.ndim==3 else centre_skeleton(v).flatten(2) for v in x]; t = x[0].shape[1]
-    return torch.cat([F.interpolate(v.transpose(1,2).float(), t, mode='linear', align_corners=True) if v.shape[1]!=t else v.transpose(1,2).float() for v in x], 1)
+    x = [v if v.ndim == 3 else centre_skeleton(v).flatten(2) for v in x]
+    t = x[0].shape[1]
+    return torch.cat(
+        [
+            F.interpolate(v.transpose(1, 2).float(), t, mode='linear', align_corners=True)
+            if v.shape[1] != t
+            else v.transpose(1, 2).float()
+            for v in x
+        ],
+        1,
+    )
 
-def as_array(batch:Batch, inputs:tuple[str,...])->np.ndarray: # (b,c,t), the layout of aeon
+
+def as_array(batch: Batch, inputs: tuple[str, ...]) -> np.ndarray:  # (b,c,t), the layout of aeon
     "The inputs of some windows as one array of sequences"
     return as_sequences(*(batch.x[i] for i in inputs)).cpu().double().numpy()
 
-def make_rocket(kernels:int=10_000, seed:int=0): # aeon's transformer from (n,c,t) to (n,features)
+
+def make_rocket(
+    kernels: int = 10_000, seed: int = 0
+):  # aeon's transformer from (n,c,t) to (n,features)
     "MiniRocket, ready to fit"
     try:
         import numba
         from aeon.transformations.collection.convolution_based import MiniRocket
-    except ImportError: raise ImportError("MiniRocket needs aeon: pip install 'harkd[bench]'") from None
-    had = torch.get_num_threads(); numba.set_num_threads(numba.get_num_threads()); torch.set_num_threads(had)   # numba's start sets the threads of OpenMP, which are torch's, too
+    except ImportError:
+        raise ImportError("MiniRocket needs aeon: pip install 'harkd[bench]'") from None
+    had = torch.get_num_threads()
+    numba.set_num_threads(numba.get_num_threads())
+    torch.set_num_threads(had)  # numba's start sets the threads of OpenMP, which are torch's, too
     return MiniRocket(n_kernels=kernels, random_state=seed)
 
 # %% ../nbs/04_teacher.ipynb #2c730554
 class RocketTeacher(HarModel):
     "Fixed random convolutions of everything it may see, and a ridge regression; after `fit_rocket`"
-    DRAWN = ('channels_of','channel_indices','dilations','features_of','biases') # aeon's parameters
-    def __init__(self, inputs:tuple=('imu','skeleton'), sizes:tuple=(6,20), # Channels, or joints
-                 joints:tuple=(False,True), # Which inputs are skeletons
-                 window:int=100, # Samples of the first input
-                 classes:int=27, kernels:int=5_000, seed:int=0):
+
+    DRAWN = (
+        'channels_of',
+        'channel_indices',
+        'dilations',
+        'features_of',
+        'biases',
+    )  # aeon's parameters
+
+    def __init__(
+        self,
+        inputs: tuple = ('imu', 'skeleton'),
+        sizes: tuple = (6, 20),  # Channels, or joints
+        joints: tuple = (False, True),  # Which inputs are skeletons
+        window: int = 100,  # Samples of the first input
+        classes: int = 27,
+        kernels: int = 5_000,
+        seed: int = 0,
+    ):
         super().__init__(locals())
-        self.sizes,self.joints,self.window = tuple(sizes),tuple(joints),window
-        self.draw(seed); n = len(self.biases)
-        for k,v in (('mean',torch.zeros(n)),('std',torch.ones(n))): self.register_buffer(k, v)
+        self.sizes, self.joints, self.window = tuple(sizes), tuple(joints), window
+        self.draw(seed)
+        n = len(self.biases)
+        for k, v in (('mean', torch.zeros(n)), ('std', torch.ones(n))):
+            self.register_buffer(k, v)
         self.head = nn.Linear(n, classes).requires_grad_(False)
 
-    def draw(self, seed:int, x:np.ndarray|None=None # (n,c,t) training windows, whose quantiles are the biases; None: noise, until weights are loaded
-            ):
+    def draw(
+        self,
+        seed: int,
+        x: np.ndarray
+        | None = None,  # (n,c,t) training windows, whose quantiles are the biases; None: noise, until weights are loaded
+    ):
         "The convolutions"
-        self.config['seed'] = seed; c = sum(3*n if j else n for n,j in zip(self.sizes, self.joints))
-        self.rocket = make_rocket(self.config['kernels'], seed).fit(np.random.default_rng(0).normal(size=(2, c, self.window)) if x is None else x)
-        for k,v in zip(self.DRAWN, self.rocket.parameters): self.register_buffer(k, torch.from_numpy(np.array(v)))   # saved with the weights: another version of the library may draw others
+        self.config['seed'] = seed
+        c = sum(3 * n if j else n for n, j in zip(self.sizes, self.joints))
+        self.rocket = make_rocket(self.config['kernels'], seed).fit(
+            np.random.default_rng(0).normal(size=(2, c, self.window)) if x is None else x
+        )
+        for k, v in zip(self.DRAWN, self.rocket.parameters):
+            self.register_buffer(
+                k, torch.from_numpy(np.array(v))
+            )  # saved with the weights: another version of the library may draw others
 
-    def ask(self, *x:Tensor)->Tensor: # (b,n) shares of samples above the bias, in [0,1]
+    def ask(self, *x: Tensor) -> Tensor:  # (b,n) shares of samples above the bias, in [0,1]
         "What the convolutions say"
-        if len(x)!=len(self.inputs): raise ValueError(f"this teacher reads {', '.join(self.inputs)}, got {len(x)} inputs")
-        for v,n,j,i in zip(x, self.sizes, self.joints, self.inputs): check_window(v, n, 4 if j else 3, i)
-        if x[0].shape[1]!=self.window: raise ValueError(f"this teacher was built for windows of {self.window} samples, got {x[0].shape[1]}")
+        if len(x) != len(self.inputs):
+            raise ValueError(f'this teacher reads {", ".join(self.inputs)}, got {len(x)} inputs')
+        for v, n, j, i in zip(x, self.sizes, self.joints, self.inputs):
+            check_window(v, n, 4 if j else 3, i)
+        if x[0].shape[1] != self.window:
+            raise ValueError(
+                f'this teacher was built for windows of {self.window} samples, got {x[0].shape[1]}'
+            )
         self.rocket.parameters = tuple(getattr(self, k).cpu().numpy() for k in self.DRAWN)
-        return torch.from_numpy(np.asarray(self.rocket.transform(as_sequences(*x).detach().cpu().double().numpy()))).float().to(x[0].device)
+        return (
+            torch.from_numpy(
+                np.asarray(self.rocket.transform(as_sequences(*x).detach().cpu().double().numpy()))
+            )
+            .float()
+            .to(x[0].device)
+        )
 
-    def features(self, *x:Tensor # As in `inputs`
-                )->Features: # embedding: the standardised answers
-        if torch.is_grad_enabled() and any(v.requires_grad for v in x): raise TypeError("MiniRocket has no gradient: explain a network, or a teacher without it")
-        e = (self.ask(*x)-self.mean)/self.std
+    def features(
+        self,
+        *x: Tensor,  # As in `inputs`
+    ) -> Features:  # embedding: the standardised answers
+        if torch.is_grad_enabled() and any(v.requires_grad for v in x):
+            raise TypeError(
+                'MiniRocket has no gradient: explain a network, or a teacher without it'
+            )
+        e = (self.ask(*x) - self.mean) / self.std
         return Features(self.head(e), e, ())
 
 # %% ../nbs/04_teacher.ipynb #59d9e9ac
-def fit_rocket(model:RocketTeacher, feed, # A `Feed`
-               seed:int=0, copies:int=2, # Augmented views of every training window
-               strengths:tuple=(1e1,1e2,1e3,1e4,1e5), factors:tuple=(2.,4.,8.,16.,24.,32.,48.))->list[dict]: # The chosen strength and factor, and the cross-entropy that chose them
+def fit_rocket(
+    model: RocketTeacher,
+    loader,  # A `BatchLoader`
+    seed: int = 0,
+    copies: int = 2,  # Augmented views of every training window
+    strengths: tuple = (1e1, 1e2, 1e3, 1e4, 1e5),
+    factors: tuple = (2.0, 4.0, 8.0, 16.0, 24.0, 32.0, 48.0),
+) -> list[dict]:  # The chosen strength and factor, and the cross-entropy that chose them
     "Fit the ridge regression"
     from sklearn.linear_model import Ridge
     from sklearn.model_selection import GroupKFold
-    ids = feed.split.train; w = feed.split.windows; views = [next(feed.plain(ids, len(ids))), *(feed.augment.windows(w, ids, feed.norm, torch.Generator().manual_seed(1000*seed+i), 1.) for i in range(copies))]
-    x = [as_array(b, model.inputs) for b in views]; model.draw(seed, x[0])
-    e = np.concatenate([model.rocket.transform(v) for v in x]).astype(float); m,s = e.mean(0),e.std(0); s[s<1e-6] = 1.; e = (e-m)/s
-    y = np.tile(w.y[ids], len(x)); who = np.tile(w.table.subject.iloc[ids].fillna('').astype(str), len(x)); one = np.eye(model.config['classes'])[y]
-    fit = lambda a,i: Ridge(alpha=a, solver='cholesky').fit(e[i], one[i]); plain = np.arange(len(e))<len(ids); n = min(5, len(set(who))); best = (np.inf, 0., 0.)
-    if n<2: raise ValueError("MiniRocket chooses its ridge by leaving training subjects out: it needs at least two, with names")
+
+    ids = loader.split.train
+    w = loader.split.windows
+    views = [
+        next(loader.eval_batches(ids, len(ids))),
+        *(
+            loader.augment.windows(
+                w, ids, loader.norm, torch.Generator().manual_seed(1000 * seed + i), 1.0
+            )
+            for i in range(copies)
+        ),
+    ]
+    x = [as_array(b, model.inputs) for b in views]
+    model.draw(seed, x[0])
+    e = np.concatenate([model.rocket.transform(v) for v in x]).astype(float)
+    m, s = e.mean(0), e.std(0)
+    s[s < 1e-6] = 1.0
+    e = (e - m) / s
+    y = np.tile(w.y[ids], len(x))
+    who = np.tile(w.table.subject.iloc[ids].fillna('').astype(str), len(x))
+    one = np.eye(model.config['classes'])[y]
+    fit = lambda a, i: Ridge(alpha=a, solver='cholesky').fit(e[i], one[i])
+    plain = np.arange(len(e)) < len(ids)
+    n = min(5, len(set(who)))
+    best = (np.inf, 0.0, 0.0)
+    if n < 2:
+        raise ValueError(
+            'MiniRocket chooses its ridge by leaving training subjects out: it needs at least two, with names'
+        )
     for a in strengths:
         left = np.zeros((len(ids), one.shape[1]))
-        for tr,te in GroupKFold(n).split(e, groups=who): te = te[plain[te]]; left[te] = fit(a, tr).predict(e[te])
-        best = min(best, *((float(F.cross_entropy(torch.tensor(f*left), torch.tensor(y[plain]))), a, f) for f in factors))
-    loss,a,f = best; r = fit(a, np.arange(len(e)))
-    for p,v in ((model.mean,m),(model.std,s),(model.head.weight,f*r.coef_),(model.head.bias,f*r.intercept_)): p.copy_(torch.from_numpy(np.asarray(v)))
+        for tr, te in GroupKFold(n).split(e, groups=who):
+            te = te[plain[te]]
+            left[te] = fit(a, tr).predict(e[te])
+        best = min(
+            best,
+            *(
+                (float(F.cross_entropy(torch.tensor(f * left), torch.tensor(y[plain]))), a, f)
+                for f in factors
+            ),
+        )
+    loss, a, f = best
+    r = fit(a, np.arange(len(e)))
+    for p, v in (
+        (model.mean, m),
+        (model.std, s),
+        (model.head.weight, f * r.coef_),
+        (model.head.bias, f * r.intercept_),
+    ):
+        p.copy_(torch.from_numpy(np.asarray(v)))
     return [dict(strength=a, factor=f, loss=loss)]
 
 # %% ../nbs/04_teacher.ipynb #643cc983
 class Ensemble(HarModel):
     "Models that answer together: the mean of their logits"
-    def __init__(self, members:list, # ('teacher:FusionTeacher', arguments) of each
-                 inputs:tuple=()): # Union of theirs; empty: in order of appearance
-        super().__init__(dict(members=[[k,dict(v)] for k,v in members], inputs=()))
-        self.models = nn.ModuleList(find_function(k)(**v) for k,v in members)
-        self.inputs = tuple(inputs) or tuple(dict.fromkeys(i for m in self.models for i in m.inputs)); self.config['inputs'] = list(self.inputs)
+
+    def __init__(
+        self,
+        members: list,  # ('teacher:FusionTeacher', arguments) of each
+        inputs: tuple = (),
+    ):  # Union of theirs; empty: in order of appearance
+        super().__init__(dict(members=[[k, dict(v)] for k, v in members], inputs=()))
+        self.models = nn.ModuleList(find_function(k)(**v) for k, v in members)
+        self.inputs = tuple(inputs) or tuple(
+            dict.fromkeys(i for m in self.models for i in m.inputs)
+        )
+        self.config['inputs'] = list(self.inputs)
 
     @classmethod
-    def of(cls, models:list[HarModel])->'Ensemble':
+    def of(cls, models: list[HarModel]) -> 'Ensemble':
         "Around trained models"
         e = cls([(f'{find_module(type(m).__name__)}:{type(m).__name__}', m.config) for m in models])
-        for mine,m in zip(e.models, models): mine.load_state_dict(m.state_dict())
+        for mine, m in zip(e.models, models):
+            mine.load_state_dict(m.state_dict())
         return e.eval()
 
-    def features(self, *x:Tensor)->Features: # Maps and attention of the first that has any
-        by = dict(zip(self.inputs, x)); fs = [m.features(*(by[i] for i in m.inputs)) for m in self.models]; self.dims = [f.embedding.shape[1] for f in fs]
-        return next((f for f in fs if f.maps), fs[0])._replace(logits=torch.stack([f.logits for f in fs]).mean(0), embedding=torch.cat([f.embedding for f in fs], 1))
-    def classify(self, embedding:Tensor)->Tensor: # The joined embeddings, as `features` returned them last
-        return torch.stack([m.classify(e) for m,e in zip(self.models, embedding.split(self.dims, 1))]).mean(0)
+    def features(self, *x: Tensor) -> Features:  # Maps and attention of the first that has any
+        by = dict(zip(self.inputs, x))
+        fs = [m.features(*(by[i] for i in m.inputs)) for m in self.models]
+        self.dims = [f.embedding.shape[1] for f in fs]
+        return next((f for f in fs if f.maps), fs[0])._replace(
+            logits=torch.stack([f.logits for f in fs]).mean(0),
+            embedding=torch.cat([f.embedding for f in fs], 1),
+        )
+
+    def classify(
+        self, embedding: Tensor
+    ) -> Tensor:  # The joined embeddings, as `features` returned them last
+        return torch.stack(
+            [m.classify(e) for m, e in zip(self.models, embedding.split(self.dims, 1))]
+        ).mean(0)
 
 # %% ../nbs/04_teacher.ipynb #282d960e
-TEACHERS = {'fusion':dict(width=64, depth=3), 'wide':dict(width=64, depth=3), 'st_convt':dict(), 'rocket':dict()}
+TEACHERS = {
+    'fusion': dict(width=64, depth=3),
+    'wide': dict(width=64, depth=3),
+    'st_convt': dict(),
+    'rocket': dict(),
+}
 
-def make_teacher(name:str, # One of `TEACHERS`, or of `STUDENTS`
-                 windows:Windows, # Whose channels, joints, length and classes it is built for
-                 inputs:tuple[str,...]|None=None, # What it may see; None: what the data set's card says
-                 **kwargs # Override arguments of the class
-                )->HarModel:
+
+def make_teacher(
+    name: str,  # One of `TEACHERS`, or of `STUDENTS`
+    windows: Windows,  # Whose channels, joints, length and classes it is built for
+    inputs: tuple[str, ...] | None = None,  # What it may see; None: what the data set's card says
+    **kwargs,  # Override arguments of the class
+) -> HarModel:
     "A teacher for a data set"
     inputs = tuple(inputs or windows.card.teacher)
-    if name in STUDENTS: return make_student(name, windows, inputs, **kwargs)
-    if name not in TEACHERS: raise ValueError(f"unknown teacher '{name}', choose one of: {', '.join((*TEACHERS, *STUDENTS))}")
-    size = [len(windows.channels(i)) for i in inputs]; joints = [windows.flat[input_stream(i)].values.ndim==3 for i in inputs]
-    names = next((windows.channels(i) for i,j in zip(inputs, joints) if j), ()); root = names.index('hip_center') if 'hip_center' in names else 0
-    if name=='rocket': return RocketTeacher(**{**dict(inputs=inputs, sizes=tuple(size), joints=tuple(joints), window=windows.length[inputs[0]], classes=len(windows.classes)), **kwargs})
-    if name!='st_convt': return FusionTeacher(**{**dict(inputs=inputs, sizes=tuple(size), joints=tuple(joints), classes=len(windows.classes), root=root), **TEACHERS[name], **kwargs})
-    if joints!=[False,True]: raise ValueError(f"st_convt sees one inertial input and one skeleton, in this order, got {inputs}")
-    return STConvT(**{**dict(inputs=inputs, channels=size[0], joints=size[1], window=windows.length[inputs[0]], classes=len(windows.classes), root=root), **kwargs})
+    if name in STUDENTS:
+        return make_student(name, windows, inputs, **kwargs)
+    if name not in TEACHERS:
+        raise ValueError(
+            f"unknown teacher '{name}', choose one of: {', '.join((*TEACHERS, *STUDENTS))}"
+        )
+    size = [len(windows.channels(i)) for i in inputs]
+    joints = [windows.signals[input_stream(i)].values.ndim == 3 for i in inputs]
+    names = next((windows.channels(i) for i, j in zip(inputs, joints) if j), ())
+    root = names.index('hip_center') if 'hip_center' in names else 0
+    if name == 'rocket':
+        return RocketTeacher(
+            **{
+                **dict(
+                    inputs=inputs,
+                    sizes=tuple(size),
+                    joints=tuple(joints),
+                    window=windows.length[inputs[0]],
+                    classes=len(windows.classes),
+                ),
+                **kwargs,
+            }
+        )
+    if name != 'st_convt':
+        return FusionTeacher(
+            **{
+                **dict(
+                    inputs=inputs,
+                    sizes=tuple(size),
+                    joints=tuple(joints),
+                    classes=len(windows.classes),
+                    root=root,
+                ),
+                **TEACHERS[name],
+                **kwargs,
+            }
+        )
+    if joints != [False, True]:
+        raise ValueError(
+            f'st_convt sees one inertial input and one skeleton, in this order, got {inputs}'
+        )
+    return STConvT(
+        **{
+            **dict(
+                inputs=inputs,
+                channels=size[0],
+                joints=size[1],
+                window=windows.length[inputs[0]],
+                classes=len(windows.classes),
+                root=root,
+            ),
+            **kwargs,
+        }
+    )

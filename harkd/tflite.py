@@ -6,89 +6,193 @@
 __all__ = ['TFLITE', 'tflite_bytes', 'tflite_interpreter', 'tflite_runner', 'tflite_ops', 'tflite_weight_bytes', 'litert_bytes']
 
 # %% ../nbs/09c_tflite.ipynb #94c47f3d
-import importlib.util,os,subprocess,sys,tempfile,time
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
-import numpy as np, torch
+
+import numpy as np
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .deploy import ExportMismatch,onnx_bytes
+from .deploy import ExportMismatch, onnx_bytes
 from .runs import write_bytes
 from .student import HarModel
 
 # %% ../nbs/09c_tflite.ipynb #bcba32d3
-TFLITE = {'fp32':'float32', 'fp16':'float16', 'int8_dynamic':'dynamic_range_quant', 'int8':'full_integer_quant'} # precision: what onnx2tf calls it
+TFLITE = {
+    'fp32': 'float32',
+    'fp16': 'float16',
+    'int8_dynamic': 'dynamic_range_quant',
+    'int8': 'full_integer_quant',
+}  # precision: what onnx2tf calls it
 
-def tflite_bytes(model:HarModel, shape:tuple[int,int], # (t,c) of a window
-                 calibration:Tensor|None=None, # (n,t,c) normalised windows of training subjects, for int8
-                 log:str|Path|None=None, # Where to keep what the converters said
-                 seconds:float=600. # Longest conversion
-                )->dict[str,bytes]: # By precision; only those that the converters made
+
+def tflite_bytes(
+    model: HarModel,
+    shape: tuple[int, int],  # (t,c) of a window
+    calibration: Tensor | None = None,  # (n,t,c) normalised windows of training subjects, for int8
+    log: str | Path | None = None,  # Where to keep what the converters said
+    seconds: float = 600.0,  # Longest conversion
+) -> dict[str, bytes]:  # By precision; only those that the converters made
     "A model as TFLite files, one window at a time"
-    if miss:=[m for m in ('onnx2tf','tensorflow') if importlib.util.find_spec(m) is None]: raise ImportError(f"TFLite needs {miss[0]}: pip install 'harkd[deploy]'")
+    if miss := [m for m in ('onnx2tf', 'tensorflow') if importlib.util.find_spec(m) is None]:
+        raise ImportError(f"TFLite needs {miss[0]}: pip install 'harkd[deploy]'")
     data = onnx_bytes(model, shape, batch=1)
     with tempfile.TemporaryDirectory() as tmp:
-        Path(f'{tmp}/model.onnx').write_bytes(data); args = ['-i','model.onnx','-o','out','-nuo','-kat','imu','-b','1','-n']
-        if calibration is not None: np.save(f'{tmp}/windows.npy', calibration.float().cpu().numpy()); args += ['-oiqt','-qt','per-channel','-cind','imu','windows.npy','0','1']
+        Path(f'{tmp}/model.onnx').write_bytes(data)
+        args = ['-i', 'model.onnx', '-o', 'out', '-nuo', '-kat', 'imu', '-b', '1', '-n']
+        if calibration is not None:
+            np.save(f'{tmp}/windows.npy', calibration.float().cpu().numpy())
+            args += ['-oiqt', '-qt', 'per-channel', '-cind', 'imu', 'windows.npy', '0', '1']
         said = _convert(args, tmp, seconds)
-        if log: write_bytes(log, said.encode())
-        made = {k:Path(f'{tmp}/out/model_{v}.tflite') for k,v in TFLITE.items()}; out = {k:p.read_bytes() for k,p in made.items() if p.exists() and (calibration is not None or k in ('fp32','fp16'))}
-    if 'fp32' not in out: raise ExportMismatch(f"TensorFlow cannot express {type(model).__name__}: {_last_error(said)}. No file was written"+(f"; the log is in {log}" if log else ''))
+        if log:
+            write_bytes(log, said.encode())
+        made = {k: Path(f'{tmp}/out/model_{v}.tflite') for k, v in TFLITE.items()}
+        out = {
+            k: p.read_bytes()
+            for k, p in made.items()
+            if p.exists() and (calibration is not None or k in ('fp32', 'fp16'))
+        }
+    if 'fp32' not in out:
+        raise ExportMismatch(
+            f'TensorFlow cannot express {type(model).__name__}: {_last_error(said)}. No file was written'
+            + (f'; the log is in {log}' if log else '')
+        )
     return out
 
-def _convert(args, folder, seconds): # what the converters said
-    env = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL':'3', 'CUDA_VISIBLE_DEVICES':''}; log = Path(folder)/'log'
-    with log.open('w') as f, tqdm(desc='TensorFlow converts (about half a minute)', unit='s', delay=2., leave=False) as bar:
-        p = subprocess.Popen([sys.executable,'-m','onnx2tf',*args], cwd=folder, stdout=f, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env); end = time.monotonic()+seconds
+
+def _convert(args, folder, seconds):  # what the converters said
+    env = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3', 'CUDA_VISIBLE_DEVICES': ''}
+    log = Path(folder) / 'log'
+    with (
+        log.open('w') as f,
+        tqdm(
+            desc='TensorFlow converts (about half a minute)', unit='s', delay=2.0, leave=False
+        ) as bar,
+    ):
+        p = subprocess.Popen(
+            [sys.executable, '-m', 'onnx2tf', *args],
+            cwd=folder,
+            stdout=f,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=env,
+        )
+        end = time.monotonic() + seconds
         while p.poll() is None:
-            if time.monotonic()>end: p.kill(); p.wait(); raise ExportMismatch(f"TensorFlow did not finish within {seconds:.0f} s. No file was written")
-            time.sleep(1); bar.update()
+            if time.monotonic() > end:
+                p.kill()
+                p.wait()
+                raise ExportMismatch(
+                    f'TensorFlow did not finish within {seconds:.0f} s. No file was written'
+                )
+            time.sleep(1)
+            bar.update()
     return log.read_text(errors='replace')
 
-def _last_error(said): # the line that says what went wrong
-    lines = [l.strip() for l in said.splitlines() if l.strip()]; hits = [l for l in lines if 'ERROR:' in l or 'Error:' in l or 'error:' in l or 'not supported' in l]
+
+def _last_error(said):  # the line that says what went wrong
+    lines = [l.strip() for l in said.splitlines() if l.strip()]
+    hits = [
+        l for l in lines if 'ERROR:' in l or 'Error:' in l or 'error:' in l or 'not supported' in l
+    ]
     return (hits or lines or ['it said nothing'])[0][:200]
 
 # %% ../nbs/09c_tflite.ipynb #06113bf6
-def tflite_interpreter(data:bytes, threads:int=1):
+def tflite_interpreter(data: bytes, threads: int = 1):
     "LiteRT's interpreter, ready"
-    try: from ai_edge_litert.interpreter import Interpreter
-    except ImportError: raise ImportError("running TFLite files needs ai-edge-litert: pip install 'harkd[deploy]'") from None
-    it = Interpreter(model_content=data, num_threads=threads); it.allocate_tensors()
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        raise ImportError(
+            "running TFLite files needs ai-edge-litert: pip install 'harkd[deploy]'"
+        ) from None
+    it = Interpreter(model_content=data, num_threads=threads)
+    it.allocate_tensors()
     return it
 
-def tflite_runner(data:bytes, threads:int=1): # A function of (n,t,c) normalised windows to (n,k) logits, both numpy
+
+def tflite_runner(
+    data: bytes, threads: int = 1
+):  # A function of (n,t,c) normalised windows to (n,k) logits, both numpy
     "A TFLite file as a function"
-    it = tflite_interpreter(data, threads); (i,),(o,) = it.get_input_details(),it.get_output_details()
+    it = tflite_interpreter(data, threads)
+    (i,), (o,) = it.get_input_details(), it.get_output_details()
+
     def one(x):
-        if i['dtype']==np.int8: s,z = i['quantization']; x = np.clip(np.round(x/s)+z, -128, 127)
-        it.set_tensor(i['index'], x[None].astype(i['dtype'])); it.invoke(); y = it.get_tensor(o['index'])[0]
-        if o['dtype']==np.int8: s,z = o['quantization']; y = (y.astype(np.float32)-z)*s
+        if i['dtype'] == np.int8:
+            s, z = i['quantization']
+            x = np.clip(np.round(x / s) + z, -128, 127)
+        it.set_tensor(i['index'], x[None].astype(i['dtype']))
+        it.invoke()
+        y = it.get_tensor(o['index'])[0]
+        if o['dtype'] == np.int8:
+            s, z = o['quantization']
+            y = (y.astype(np.float32) - z) * s
         return y
+
     return lambda x: np.stack([one(w) for w in np.asarray(x, np.float32)])
 
-def tflite_ops(data:bytes)->list[str]: # e.g. ['CONV_2D', …]
+
+def tflite_ops(data: bytes) -> list[str]:  # e.g. ['CONV_2D', …]
     "The operators of a file, as a runtime for it must have them"
     from ai_edge_litert import schema_py_generated as schema
-    m = schema.Model.GetRootAs(data, 0); names = {v:k for k,v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}; codes = [m.OperatorCodes(k) for k in range(m.OperatorCodesLength())]
-    return sorted({(c.CustomCode() or b'').decode() or names[max(c.BuiltinCode(), c.DeprecatedBuiltinCode())] for c in codes})
 
-def tflite_weight_bytes(data:bytes)->int:
+    m = schema.Model.GetRootAs(data, 0)
+    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+    codes = [m.OperatorCodes(k) for k in range(m.OperatorCodesLength())]
+    return sorted(
+        {
+            (c.CustomCode() or b'').decode()
+            or names[max(c.BuiltinCode(), c.DeprecatedBuiltinCode())]
+            for c in codes
+        }
+    )
+
+
+def tflite_weight_bytes(data: bytes) -> int:
     "Bytes of the weights, biases, scales and zero points in a TFLite file (the scales of biases are derived, and not counted)"
     from ai_edge_litert import schema_py_generated as schema
-    m = schema.Model.GetRootAs(data, 0); g = m.Subgraphs(0); total = 0
+
+    m = schema.Model.GetRootAs(data, 0)
+    g = m.Subgraphs(0)
+    total = 0
     for k in range(g.TensorsLength()):
-        t = g.Tensors(k); q = t.Quantization(); scales = 0 if q is None else q.ScaleLength(); whole = t.Type()==schema.TensorType.INT32   # biases, which have scales, or shapes, which have none
-        total += (m.Buffers(t.Buffer()).DataLength() if scales or not whole else 0)+(0 if whole else 5*scales)
+        t = g.Tensors(k)
+        q = t.Quantization()
+        scales = 0 if q is None else q.ScaleLength()
+        whole = (
+            t.Type() == schema.TensorType.INT32
+        )  # biases, which have scales, or shapes, which have none
+        total += (m.Buffers(t.Buffer()).DataLength() if scales or not whole else 0) + (
+            0 if whole else 5 * scales
+        )
     return total
 
 # %% ../nbs/09c_tflite.ipynb #86037811
-def litert_bytes(model:HarModel, shape:tuple[int,int] # (t,c) of a window
-                )->bytes: # fp32
+def litert_bytes(
+    model: HarModel,
+    shape: tuple[int, int],  # (t,c) of a window
+) -> bytes:  # fp32
     "A model as TFLite by litert-torch"
-    try: import litert_torch
-    except ImportError: raise ImportError("this way needs litert-torch: pip install litert-torch, in an environment of its own; tflite_bytes needs only harkd[deploy]") from None
+    try:
+        import litert_torch
+    except ImportError:
+        raise ImportError(
+            'this way needs litert-torch: pip install litert-torch, in an environment of its own; tflite_bytes needs only harkd[deploy]'
+        ) from None
     with tempfile.TemporaryDirectory() as tmp:
-        try: litert_torch.convert(model.eval(), (torch.zeros(1, *shape),)).export(f'{tmp}/model.tflite')
-        except Exception as e: raise ExportMismatch(f"litert-torch cannot express {type(model).__name__}: {str(e).splitlines()[0][:200]}. No file was written") from e   # whatever a converter complains of is a failed export
+        try:
+            litert_torch.convert(model.eval(), (torch.zeros(1, *shape),)).export(
+                f'{tmp}/model.tflite'
+            )
+        except Exception as e:
+            raise ExportMismatch(
+                f'litert-torch cannot express {type(model).__name__}: {str(e).splitlines()[0][:200]}. No file was written'
+            ) from e  # whatever a converter complains of is a failed export
         return Path(f'{tmp}/model.tflite').read_bytes()

@@ -9,101 +9,161 @@ __all__ = ['patchify', 'unpatchify', 'motion_level', 'adaptive_patch_length', 'm
 # %% ../nbs/02_tokens.ipynb #311b7a7c
 import torch
 import torch.nn.functional as F
-from torch import nn,Tensor
+from torch import Tensor, nn
 
 # %% ../nbs/02_tokens.ipynb #86c8ef06
-def patchify(x:Tensor, # (b,t,c)
-             patch_len:int # Samples of a patch
-            )->Tensor: # (b,p,patch_len*c), p = t // patch_len
+def patchify(
+    x: Tensor,  # (b,t,c)
+    patch_len: int,  # Samples of a patch
+) -> Tensor:  # (b,p,patch_len*c), p = t // patch_len
     "Equal patches, end to end"
-    b,t,c = x.shape; p = t//patch_len
-    if not p: raise ValueError(f"patch_len must be at most the {t} samples of a window, got {patch_len}")
-    return x[:,:p*patch_len].reshape(b, p, patch_len*c)
+    b, t, c = x.shape
+    p = t // patch_len
+    if not p:
+        raise ValueError(f'patch_len must be at most the {t} samples of a window, got {patch_len}')
+    return x[:, : p * patch_len].reshape(b, p, patch_len * c)
 
-def unpatchify(patches:Tensor, # (b,p,patch_len*c)
-               patch_len:int
-              )->Tensor: # (b,p*patch_len,c)
+
+def unpatchify(
+    patches: Tensor,  # (b,p,patch_len*c)
+    patch_len: int,
+) -> Tensor:  # (b,p*patch_len,c)
     "The samples of the patches"
-    b,p,n = patches.shape
-    return patches.reshape(b, p*patch_len, n//patch_len)
+    b, p, n = patches.shape
+    return patches.reshape(b, p * patch_len, n // patch_len)
 
 # %% ../nbs/02_tokens.ipynb #c58741ee
-def motion_level(x:Tensor # (b,t,c) normalised
-                )->Tensor: # (b,) mean over channels of the standard deviation over time
+def motion_level(
+    x: Tensor,  # (b,t,c) normalised
+) -> Tensor:  # (b,) mean over channels of the standard deviation over time
     "How much a window moves"
     return x.std(1, correction=0).mean(-1)
 
-def adaptive_patch_length(level:Tensor, # (b,) `motion_level`
-                          low:float=.08, # Level up to which patches are longest
-                          high:float=.20, # Level from which patches are shortest
-                          shortest:int=10, longest:int=30 # Samples
-                         )->Tensor: # (b,) samples
+
+def adaptive_patch_length(
+    level: Tensor,  # (b,) `motion_level`
+    low: float = 0.08,  # Level up to which patches are longest
+    high: float = 0.20,  # Level from which patches are shortest
+    shortest: int = 10,
+    longest: int = 30,  # Samples
+) -> Tensor:  # (b,) samples
     "Patch length of a whole window (XTinyHAR, Lamaakal et al. 2025)"
-    if not low<high: raise ValueError(f"low must be below high, got {low} and {high}")
-    p = longest-(level.double()-low)/(high-low)*(longest-shortest)
+    if not low < high:
+        raise ValueError(f'low must be below high, got {low} and {high}')
+    p = longest - (level.double() - low) / (high - low) * (longest - shortest)
     return p.round().clamp(shortest, longest).long()
 
 # %% ../nbs/02_tokens.ipynb #6830a0ba
-def motion_boundaries(x:Tensor, # (b,t,c)
-                      n_patches:int, # Patches of a window
-                      even:float=.3, # λ: share of plain time in the measure, in (0,1]; 1 gives equal patches
-                      count:Tensor|None=None # (b,) patches that each window really gets; None: n_patches
-                     )->Tensor: # (b,n_patches+1) samples (fractions allowed), from 0 rising to t-1, then staying there
+def motion_boundaries(
+    x: Tensor,  # (b,t,c)
+    n_patches: int,  # Patches of a window
+    even: float = 0.3,  # λ: share of plain time in the measure, in (0,1]; 1 gives equal patches
+    count: Tensor | None = None,  # (b,) patches that each window really gets; None: n_patches
+) -> (
+    Tensor
+):  # (b,n_patches+1) samples (fractions allowed), from 0 rising to t-1, then staying there
     "Where patches begin and end so that each holds the same motion"
-    if not 0<even<=1: raise ValueError(f"even must be in (0,1], got {even}")
-    step = F.pad(x.detach().diff(dim=1).norm(dim=-1), (1,0)); travel = step.cumsum(1)
+    if not 0 < even <= 1:
+        raise ValueError(f'even must be in (0,1], got {even}')
+    step = F.pad(x.detach().diff(dim=1).norm(dim=-1), (1, 0))
+    travel = step.cumsum(1)
     t = torch.linspace(0, 1, x.shape[1], device=x.device).to(x.dtype)
-    total = travel[:,-1:]
-    measure = even*t+(1-even)*torch.where(total>1e-9, travel/total.clamp(min=1e-9), t)
-    n = torch.full_like(total, n_patches) if count is None else count[:,None].to(x.dtype)
-    want = (torch.arange(n_patches+1, device=x.device).to(x.dtype)/n).clamp(max=1)
-    hi = (measure[:,None]<want[...,None]-1e-6).sum(-1).clamp(1, x.shape[1]-1)   # first sample that has it; searchsorted has no ONNX form
-    a,z = measure.gather(1, hi-1),measure.gather(1, hi)
-    return hi-1+((want-a)/(z-a).clamp(min=1e-9)).clamp(0, 1)
+    total = travel[:, -1:]
+    measure = even * t + (1 - even) * torch.where(total > 1e-9, travel / total.clamp(min=1e-9), t)
+    n = torch.full_like(total, n_patches) if count is None else count[:, None].to(x.dtype)
+    want = (torch.arange(n_patches + 1, device=x.device).to(x.dtype) / n).clamp(max=1)
+    hi = (
+        (measure[:, None] < want[..., None] - 1e-6).sum(-1).clamp(1, x.shape[1] - 1)
+    )  # first sample that has it; searchsorted has no ONNX form
+    a, z = measure.gather(1, hi - 1), measure.gather(1, hi)
+    return hi - 1 + ((want - a) / (z - a).clamp(min=1e-9)).clamp(0, 1)
 
-def resample_patches(x:Tensor, # (b,t,c)
-                     bounds:Tensor, # (b,p+1) samples
-                     patch_len:int # Canonical samples of a patch
-                    )->tuple[Tensor,Tensor]: # (b,p,patch_len*c) patches, and (b,p) their duration in samples
+
+def resample_patches(
+    x: Tensor,  # (b,t,c)
+    bounds: Tensor,  # (b,p+1) samples
+    patch_len: int,  # Canonical samples of a patch
+) -> tuple[Tensor, Tensor]:  # (b,p,patch_len*c) patches, and (b,p) their duration in samples
     "Every patch at one length"
-    a,z = bounds[:,:-1,None],bounds[:,1:,None]
-    at = (a+(z-a)*(torch.arange(patch_len, device=x.device)+.5)/patch_len).flatten(1)
-    i = at.floor().long().clamp(max=x.shape[1]-2); w = (at-i)[...,None].to(x.dtype)
-    take = lambda j: x.gather(1, j[...,None].expand(-1, -1, x.shape[2]))
-    return torch.lerp(take(i), take(i+1), w).reshape(x.shape[0], bounds.shape[1]-1, -1),(z-a)[...,0]
+    a, z = bounds[:, :-1, None], bounds[:, 1:, None]
+    at = (a + (z - a) * (torch.arange(patch_len, device=x.device) + 0.5) / patch_len).flatten(1)
+    i = at.floor().long().clamp(max=x.shape[1] - 2)
+    w = (at - i)[..., None].to(x.dtype)
+    take = lambda j: x.gather(1, j[..., None].expand(-1, -1, x.shape[2]))
+    return torch.lerp(take(i), take(i + 1), w).reshape(x.shape[0], bounds.shape[1] - 1, -1), (
+        z - a
+    )[..., 0]
 
 # %% ../nbs/02_tokens.ipynb #ce902468
 class PatchTokens(nn.Module):
     "Equal patches through one linear map"
-    def __init__(self, channels:int, patch_len:int, dim:int):
+
+    def __init__(self, channels: int, patch_len: int, dim: int):
         super().__init__()
-        self.patch_len,self.embed = patch_len,nn.Linear(patch_len*channels, dim)
-    def n_tokens(self, window:int)->int: return window//self.patch_len
-    def forward(self, x:Tensor # (b,t,c)
-               )->tuple[Tensor,Tensor|None,Tensor]: # (b,p,d) tokens; mask None: all are real; (b,p+1) boundaries in samples
+        self.patch_len, self.embed = patch_len, nn.Linear(patch_len * channels, dim)
+
+    def n_tokens(self, window: int) -> int:
+        return window // self.patch_len
+
+    def forward(
+        self,
+        x: Tensor,  # (b,t,c)
+    ) -> tuple[
+        Tensor, Tensor | None, Tensor
+    ]:  # (b,p,d) tokens; mask None: all are real; (b,p+1) boundaries in samples
         p = patchify(x, self.patch_len)
-        bounds = torch.arange(p.shape[1]+1, device=x.device)*self.patch_len
-        return self.embed(p),None,bounds.to(x.dtype).expand(x.shape[0], -1)
+        bounds = torch.arange(p.shape[1] + 1, device=x.device) * self.patch_len
+        return self.embed(p), None, bounds.to(x.dtype).expand(x.shape[0], -1)
+
 
 class MotionTokens(nn.Module):
     "Patches that follow the motion, at a canonical length, with their duration"
-    def __init__(self, channels:int, patch_len:int, dim:int, n_patches:int=8, n_min:int=4, even:float=.3,
-                 low:float=.2, # `motion_level` below which a window gets `n_min` patches
-                 high:float=.8): # and from which it gets all `n_patches`
+
+    def __init__(
+        self,
+        channels: int,
+        patch_len: int,
+        dim: int,
+        n_patches: int = 8,
+        n_min: int = 4,
+        even: float = 0.3,
+        low: float = 0.2,  # `motion_level` below which a window gets `n_min` patches
+        high: float = 0.8,
+    ):  # and from which it gets all `n_patches`
         super().__init__()
-        if not 1<=n_min<=n_patches: raise ValueError(f"n_min must be in [1,{n_patches}], got {n_min}")
-        self.patch_len,self.n_patches,self.n_min,self.even,self.low,self.high = patch_len,n_patches,n_min,even,low,high
-        self.embed,self.duration = nn.Linear(patch_len*channels, dim),nn.Linear(1, dim)
-    def n_tokens(self, window:int)->int: return self.n_patches
-    def count(self, x): # (b,) how many patches each window gets
-        share = ((motion_level(x.detach())-self.low)/(self.high-self.low)).clamp(0, 1)
-        return (self.n_min+share*(self.n_patches-self.n_min)).round().long()
-    def cut(self, x): # (b,) patches and (b,p+1) boundaries; no gradient passes through either
-        n = self.count(x); return n,motion_boundaries(x, self.n_patches, self.even, n)
-    def forward(self, x:Tensor # (b,t,c)
-               )->tuple[Tensor,Tensor,Tensor]: # (b,p,d) tokens; (b,p) True where real; (b,p+1) boundaries in samples
-        n,bounds = self.cut(x)
-        patches,seconds = resample_patches(x, bounds, self.patch_len)
-        real = torch.arange(self.n_patches, device=x.device)<n[:,None]
-        tokens = self.embed(patches)+self.duration((seconds*self.n_patches/x.shape[1]).log1p()[...,None])
-        return tokens*real[...,None],real,bounds
+        if not 1 <= n_min <= n_patches:
+            raise ValueError(f'n_min must be in [1,{n_patches}], got {n_min}')
+        self.patch_len, self.n_patches, self.n_min, self.even, self.low, self.high = (
+            patch_len,
+            n_patches,
+            n_min,
+            even,
+            low,
+            high,
+        )
+        self.embed, self.duration = nn.Linear(patch_len * channels, dim), nn.Linear(1, dim)
+
+    def n_tokens(self, window: int) -> int:
+        return self.n_patches
+
+    def count(self, x):  # (b,) how many patches each window gets
+        share = ((motion_level(x.detach()) - self.low) / (self.high - self.low)).clamp(0, 1)
+        return (self.n_min + share * (self.n_patches - self.n_min)).round().long()
+
+    def cut(self, x):  # (b,) patches and (b,p+1) boundaries; no gradient passes through either
+        n = self.count(x)
+        return n, motion_boundaries(x, self.n_patches, self.even, n)
+
+    def forward(
+        self,
+        x: Tensor,  # (b,t,c)
+    ) -> tuple[
+        Tensor, Tensor, Tensor
+    ]:  # (b,p,d) tokens; (b,p) True where real; (b,p+1) boundaries in samples
+        n, bounds = self.cut(x)
+        patches, seconds = resample_patches(x, bounds, self.patch_len)
+        real = torch.arange(self.n_patches, device=x.device) < n[:, None]
+        tokens = self.embed(patches) + self.duration(
+            (seconds * self.n_patches / x.shape[1]).log1p()[..., None]
+        )
+        return tokens * real[..., None], real, bounds

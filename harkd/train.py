@@ -8,172 +8,319 @@ __all__ = ['TrainConfig', 'learning_rate', 'run_model', 'to_device', 'predict', 
 
 # %% ../nbs/02d_train.ipynb #40f86c81
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass,replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable
-import numpy as np, torch, torch.nn.functional as F
-from torch import nn,Tensor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .preprocess import Batch,Windows
-from .runs import hash_config,in_test,load_tensors,save_tensors,set_seed
-from .split import Feed,step_seed
+from .preprocess import Batch
+from .runs import hash_config, load_tensors, save_tensors, set_seed
+from .split import BatchLoader, step_seed
 
 # %% ../nbs/02d_train.ipynb #8b5103d5
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything a training depends on, besides its model, data and loss"
-    epochs:int=40 # Passes over the training windows
-    batch_size:int=32
-    lr:float=3e-3 # Highest learning rate (AdamW)
-    weight_decay:float=.01 # Of matrices and kernels; biases and norms are spared
-    warmup:float=.15 # Share of the steps in which the rate rises
-    ema:float=.99 # Decay of the averaged weights, which are the ones kept; 0: none
-    clip:float=2. # Largest gradient norm; 0: none
-    precision:str='no' # 'no' | 'bf16' | 'fp16'
-    seed:int=0
 
-    def smoke(self): return replace(self, epochs=2)
+    epochs: int = 40  # Passes over the training windows
+    batch_size: int = 32
+    lr: float = 3e-3  # Highest learning rate (AdamW)
+    weight_decay: float = 0.01  # Of matrices and kernels; biases and norms are spared
+    warmup: float = 0.15  # Share of the steps in which the rate rises
+    ema: float = 0.99  # Decay of the averaged weights, which are the ones kept; 0: none
+    clip: float = 2.0  # Largest gradient norm; 0: none
+    precision: str = 'no'  # 'no' | 'bf16' | 'fp16'
+    seed: int = 0
 
-def learning_rate(step:int, # From 0
-                  total:int, # Steps of the training
-                  cfg:TrainConfig)->float:
+    def smoke(self):
+        return replace(self, epochs=2)
+
+
+def learning_rate(
+    step: int,  # From 0
+    total: int,  # Steps of the training
+    cfg: TrainConfig,
+) -> float:
     "Linear rise, then half a cosine to zero"
-    rise = max(1, round(cfg.warmup*total))
-    if step<rise: return cfg.lr*(step+1)/rise
-    return cfg.lr*.5*(1+math.cos(math.pi*(step-rise)/max(1, total-rise)))
+    rise = max(1, round(cfg.warmup * total))
+    if step < rise:
+        return cfg.lr * (step + 1) / rise
+    return cfg.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 # %% ../nbs/02d_train.ipynb #eb4f5af9
-def run_model(model:nn.Module, # Has `inputs`, names of `Batch.x`
-              batch:Batch)->Tensor: # (b,k) logits
+def run_model(
+    model: nn.Module,  # Has `inputs`, names of `Batch.x`
+    batch: Batch,
+) -> Tensor:  # (b,k) logits
     "Call a model with what it reads"
     return model(*(batch.x[i] for i in model.inputs))
 
-def to_device(batch:Batch, device)->Batch:
-    "A batch somewhere else"
-    move = lambda v: {k:t.to(device) for k,t in v.items()} if isinstance(v, dict) and all(isinstance(t, Tensor) for t in v.values()) else v.to(device) if isinstance(v, Tensor) else v
-    return replace(batch, **{k:move(v) for k,v in vars(batch).items() if k!='channels'})
 
-def predict(model:nn.Module, feed:Feed, # Whose normaliser prepares the windows
-            ids, # (n,) windows
-            batch_size:int=512)->Tensor: # (n,k) logits, on the CPU
+def to_device(batch: Batch, device) -> Batch:
+    "A batch somewhere else"
+    move = lambda v: (
+        {k: t.to(device) for k, t in v.items()}
+        if isinstance(v, dict) and all(isinstance(t, Tensor) for t in v.values())
+        else v.to(device)
+        if isinstance(v, Tensor)
+        else v
+    )
+    return replace(batch, **{k: move(v) for k, v in vars(batch).items() if k != 'channels'})
+
+
+def predict(
+    model: nn.Module,
+    loader: BatchLoader,  # Whose normaliser prepares the windows
+    ids,  # (n,) windows
+    batch_size: int = 512,
+) -> Tensor:  # (n,k) logits, on the CPU
     "Logits of some windows, in order"
-    was = model.training; model.eval(); device = next((p.device for p in model.parameters()), torch.device('cpu'))
-    with torch.no_grad(): out = [run_model(model, to_device(b, device)).float().cpu() for b in feed.plain(ids, batch_size)]
+    was = model.training
+    model.eval()
+    device = next((p.device for p in model.parameters()), torch.device('cpu'))
+    with torch.no_grad():
+        out = [
+            run_model(model, to_device(b, device)).float().cpu()
+            for b in loader.eval_batches(ids, batch_size)
+        ]
     model.train(was)
     return torch.cat(out)
 
-def accuracy(model:nn.Module, feed:Feed, ids)->float: # Fraction
+
+def accuracy(model: nn.Module, loader: BatchLoader, ids) -> float:  # Fraction
     "Share of windows that a model gets right"
-    return float((predict(model, feed, ids).argmax(1).numpy()==feed.split.windows.y[ids]).mean())
+    return float(
+        (predict(model, loader, ids).argmax(1).numpy() == loader.split.windows.y[ids]).mean()
+    )
 
 # %% ../nbs/02d_train.ipynb #3923d84e
-def cross_entropy(label_smoothing:float=.1)->Callable: # Function of (model, batch) to a scalar
+def cross_entropy(
+    label_smoothing: float = 0.1,
+) -> Callable:  # Function of (model, batch) to a scalar
     "Learning from labels alone"
-    return lambda model,batch: F.cross_entropy(run_model(model, batch), batch.target, label_smoothing=label_smoothing)
+    return lambda model, batch: F.cross_entropy(
+        run_model(model, batch), batch.target, label_smoothing=label_smoothing
+    )
 
 # %% ../nbs/02d_train.ipynb #6877a60d
 class EMA:
     "Exponential average of a model's floating-point state"
-    def __init__(self, model:nn.Module, decay:float):
-        self.decay,self.state = decay,{k:v.detach().clone() for k,v in model.state_dict().items()}
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay, self.state = (
+            decay,
+            {k: v.detach().clone() for k, v in model.state_dict().items()},
+        )
+
     @torch.no_grad()
-    def update(self, model:nn.Module, step:int):
-        w = 1-min(self.decay, (1+step)/(10+step)); state = model.state_dict()
-        pairs = [(a,state[k]) for k,a in self.state.items() if a.is_floating_point()]
-        torch._foreach_lerp_([a for a,_ in pairs], [b for _,b in pairs], w)
-        for k,a in self.state.items():
-            if not a.is_floating_point(): a.copy_(state[k])
+    def update(self, model: nn.Module, step: int):
+        w = 1 - min(self.decay, (1 + step) / (10 + step))
+        state = model.state_dict()
+        pairs = [(a, state[k]) for k, a in self.state.items() if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], w)
+        for k, a in self.state.items():
+            if not a.is_floating_point():
+                a.copy_(state[k])
 
 # %% ../nbs/02d_train.ipynb #e2f1a8d6
-def _pack(model, ema, opt, where): # everything a resumed run needs, as tensors and JSON
-    t = {f'model.{k}':v for k,v in model.state_dict().items()}
-    if ema: t |= {f'ema.{k}':v for k,v in ema.state.items()}
-    for i,s in opt.state_dict()['state'].items(): t |= {f'opt.{i}.{k}':torch.as_tensor(v) for k,v in s.items()}
-    return t,where
+def _pack(model, ema, opt, where):  # everything a resumed run needs, as tensors and JSON
+    t = {f'model.{k}': v for k, v in model.state_dict().items()}
+    if ema:
+        t |= {f'ema.{k}': v for k, v in ema.state.items()}
+    for i, s in opt.state_dict()['state'].items():
+        t |= {f'opt.{i}.{k}': torch.as_tensor(v) for k, v in s.items()}
+    return t, where
+
 
 def _unpack(model, ema, opt, tensors):
-    part = lambda p: {k[len(p):]:v for k,v in tensors.items() if k.startswith(p)}
+    part = lambda p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)}
     model.load_state_dict(part('model.'))
     if ema:
-        for k,v in part('ema.').items(): ema.state[k].copy_(v)
-    state,params = {},[p for g in opt.param_groups for p in g['params']]
-    for k,v in part('opt.').items():
-        i,name = k.split('.'); like = params[int(i)] # moments lie in memory as their parameter does: the fused step walks both in memory order
-        state.setdefault(int(i), {})[name] = torch.empty_like(like).copy_(v) if v.shape==like.shape else v
-    opt.load_state_dict({**opt.state_dict(), 'state':state})
+        for k, v in part('ema.').items():
+            ema.state[k].copy_(v)
+    state, params = {}, [p for g in opt.param_groups for p in g['params']]
+    for k, v in part('opt.').items():
+        i, name = k.split('.')
+        like = params[
+            int(i)
+        ]  # moments lie in memory as their parameter does: the fused step walks both in memory order
+        state.setdefault(int(i), {})[name] = (
+            torch.empty_like(like).copy_(v) if v.shape == like.shape else v
+        )
+    opt.load_state_dict({**opt.state_dict(), 'state': state})
 
-def make_optimizer(module:nn.Module, cfg:TrainConfig)->torch.optim.Optimizer:
+
+def make_optimizer(module: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:
     "AdamW that decays matrices and kernels, and spares biases and norms"
     p = [p for p in module.parameters() if p.requires_grad]
-    groups = [{'params':[q for q in p if q.ndim>1], 'weight_decay':cfg.weight_decay}, {'params':[q for q in p if q.ndim<=1], 'weight_decay':0.}]
+    groups = [
+        {'params': [q for q in p if q.ndim > 1], 'weight_decay': cfg.weight_decay},
+        {'params': [q for q in p if q.ndim <= 1], 'weight_decay': 0.0},
+    ]
     return torch.optim.AdamW([g for g in groups if g['params']], lr=cfg.lr, fused=True)
 
 # %% ../nbs/02d_train.ipynb #41b52a99
-def train(model:nn.Module, # Trained in place; ends with the averaged weights, in eval mode
-          feed:Feed, # Its batches
-          loss:Callable, # Function of (model, batch) to a scalar, or to a dict with 'loss'
-          cfg:TrainConfig=TrainConfig(),
-          checkpoint:str|Path|None=None, # File to resume from and to write to
-          every:int=0, # Steps between checkpoints; 0: each epoch
-          val_every:int=0, # Epochs between looks at the validation part; 0: none
-          progress:str='' # Name on the progress bar; empty: no bar
-         )->list[dict]: # One row an epoch: epoch, lr, loss and its parts, val_accuracy
+def train(
+    model: nn.Module,  # Trained in place; ends with the averaged weights, in eval mode
+    loader: BatchLoader,  # Its batches
+    loss: Callable,  # Function of (model, batch) to a scalar, or to a dict with 'loss'
+    cfg: TrainConfig = TrainConfig(),
+    checkpoint: str | Path | None = None,  # File to resume from and to write to
+    every: int = 0,  # Steps between checkpoints; 0: each epoch
+    val_every: int = 0,  # Epochs between looks at the validation part; 0: none
+    progress: str = '',  # Name on the progress bar; empty: no bar
+) -> list[dict]:  # One row an epoch: epoch, lr, loss and its parts, val_accuracy
     "Train a model"
-    acc = _accelerator(cfg.precision); feed = replace(feed, batch_size=cfg.batch_size, seed=cfg.seed)
-    opt = make_optimizer(model, cfg); ema = None; total = cfg.epochs*feed.steps
-    history,start,sums,scaler = [],0,{},None
-    model.to(acc.device); ema = EMA(model, cfg.ema) if cfg.ema else None
-    if checkpoint and Path(checkpoint).exists(): start,history,sums,scaler = _resume(checkpoint, model, ema, opt, cfg)
-    wrapped = _Lesson(model, loss); wrapped,opt = acc.prepare(wrapped, opt) if acc.num_processes>1 or cfg.precision!='no' else (wrapped,opt)
-    if scaler: acc.scaler.load_state_dict(scaler)
+    acc = _accelerator(cfg.precision)
+    loader = replace(loader, batch_size=cfg.batch_size, seed=cfg.seed)
+    opt = make_optimizer(model, cfg)
+    ema = None
+    total = cfg.epochs * loader.steps
+    history, start, sums, scaler = [], 0, {}, None
+    model.to(acc.device)
+    ema = EMA(model, cfg.ema) if cfg.ema else None
+    if checkpoint and Path(checkpoint).exists():
+        start, history, sums, scaler = _resume(checkpoint, model, ema, opt, cfg)
+    wrapped = _LossModule(model, loss)
+    wrapped, opt = (
+        acc.prepare(wrapped, opt)
+        if acc.num_processes > 1 or cfg.precision != 'no'
+        else (wrapped, opt)
+    )
+    if scaler:
+        acc.scaler.load_state_dict(scaler)
     steps = range(start, total)
-    for i in (bar:=tqdm(steps, progress, initial=start, total=total, disable=not (progress and acc.is_main_process), delay=1., mininterval=.5, leave=False)):
-        epoch,s = divmod(i, feed.steps)
-        sums = _step(wrapped, feed, opt, cfg, acc, epoch, s, i, total, sums)
-        if ema: ema.update(model, i)
-        if s==feed.steps-1:
-            history.append({'epoch':epoch+1, 'lr':opt.param_groups[0]['lr'], **{k:v/feed.steps for k,v in sums.items()}}); sums = {}
-            if val_every and len(feed.split.val) and ((epoch+1)%val_every==0 or epoch+1==cfg.epochs): history[-1]['val_accuracy'] = _with(model, ema, lambda: accuracy(model, feed, feed.split.val))
-            bar.set_postfix({k:f'{v:.3f}' for k,v in history[-1].items() if k in ('loss','val_accuracy')})
-        if checkpoint and acc.is_main_process and ((i+1)%(every or feed.steps)==0 or i+1==total):
-            save_tensors(checkpoint, *_pack(model, ema, opt, {'step':i+1, 'history':history, 'sums':sums, 'scaler':acc.scaler and acc.scaler.state_dict(), 'config':hash_config(cfg)}))
-    if ema: model.load_state_dict(ema.state)
+    for i in (
+        bar := tqdm(
+            steps,
+            progress,
+            initial=start,
+            total=total,
+            disable=not (progress and acc.is_main_process),
+            delay=1.0,
+            mininterval=0.5,
+            leave=False,
+        )
+    ):
+        epoch, s = divmod(i, loader.steps)
+        sums = _step(wrapped, loader, opt, cfg, acc, epoch, s, i, total, sums)
+        if ema:
+            ema.update(model, i)
+        if s == loader.steps - 1:
+            history.append(
+                {
+                    'epoch': epoch + 1,
+                    'lr': opt.param_groups[0]['lr'],
+                    **{k: v / loader.steps for k, v in sums.items()},
+                }
+            )
+            sums = {}
+            if (
+                val_every
+                and len(loader.split.val)
+                and ((epoch + 1) % val_every == 0 or epoch + 1 == cfg.epochs)
+            ):
+                history[-1]['val_accuracy'] = _with(
+                    model, ema, lambda: accuracy(model, loader, loader.split.val)
+                )
+            bar.set_postfix(
+                {k: f'{v:.3f}' for k, v in history[-1].items() if k in ('loss', 'val_accuracy')}
+            )
+        if (
+            checkpoint
+            and acc.is_main_process
+            and ((i + 1) % (every or loader.steps) == 0 or i + 1 == total)
+        ):
+            save_tensors(
+                checkpoint,
+                *_pack(
+                    model,
+                    ema,
+                    opt,
+                    {
+                        'step': i + 1,
+                        'history': history,
+                        'sums': sums,
+                        'scaler': acc.scaler and acc.scaler.state_dict(),
+                        'config': hash_config(cfg),
+                    },
+                ),
+            )
+    if ema:
+        model.load_state_dict(ema.state)
     model.eval()
     return history
 
 # %% ../nbs/02d_train.ipynb #08ab2e4c
 def _accelerator(precision):
-    from accelerate import Accelerator,DistributedDataParallelKwargs
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision!=precision: AcceleratorState._reset_state(True)
-    return Accelerator(mixed_precision=precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
-class _Lesson(nn.Module): # model and loss in one forward pass: what wraps it for several processes must see every call
-    def __init__(self, model, loss): super().__init__(); self.model,self.loss = model,loss
-    def forward(self, batch): return self.loss(self.model, batch)
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state(True)
+    return Accelerator(
+        mixed_precision=precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
 
-def _step(model, feed, opt, cfg, acc, epoch, s, i, total, sums):
-    for g in opt.param_groups: g['lr'] = learning_rate(i, total, cfg)
-    rank,world = acc.process_index,acc.num_processes
-    batch = to_device(feed.train(epoch, s, cfg.epochs, rank, world), acc.device)
-    set_seed(step_seed(cfg.seed, epoch, s, 1, *([rank] if rank else []))); model.train()
-    with acc.autocast() if cfg.precision!='no' else nullcontext(): got = model(batch)
-    parts = got if isinstance(got, dict) else {'loss':got}
-    if not math.isfinite(value:=float(parts['loss'].detach())): raise FloatingPointError(f"loss is {value} at epoch {epoch+1}, step {s+1}, on windows {batch.ids.tolist()[:8]}…; lower lr (now {opt.param_groups[0]['lr']:.2g}) or look at these windows")
-    opt.zero_grad(); acc.backward(parts['loss'])
-    if cfg.clip: acc.clip_grad_norm_(model.parameters(), cfg.clip)
+
+class _LossModule(
+    nn.Module
+):  # model and loss in one forward pass: what wraps it for several processes must see every call
+    def __init__(self, model, loss):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch):
+        return self.loss(self.model, batch)
+
+
+def _step(model, loader, opt, cfg, acc, epoch, s, i, total, sums):
+    for g in opt.param_groups:
+        g['lr'] = learning_rate(i, total, cfg)
+    rank, world = acc.process_index, acc.num_processes
+    batch = to_device(loader.train(epoch, s, cfg.epochs, rank, world), acc.device)
+    set_seed(step_seed(cfg.seed, epoch, s, 1, *([rank] if rank else [])))
+    model.train()
+    with acc.autocast() if cfg.precision != 'no' else nullcontext():
+        got = model(batch)
+    parts = got if isinstance(got, dict) else {'loss': got}
+    if not math.isfinite(value := float(parts['loss'].detach())):
+        raise FloatingPointError(
+            f'loss is {value} at epoch {epoch + 1}, step {s + 1}, on windows {batch.ids.tolist()[:8]}…; lower lr (now {opt.param_groups[0]["lr"]:.2g}) or look at these windows'
+        )
+    opt.zero_grad()
+    acc.backward(parts['loss'])
+    if cfg.clip:
+        acc.clip_grad_norm_(model.parameters(), cfg.clip)
     opt.step()
-    return {k:sums.get(k, 0.)+float(v.detach() if isinstance(v, Tensor) else v) for k,v in parts.items()}
+    return {
+        k: sums.get(k, 0.0) + float(v.detach() if isinstance(v, Tensor) else v)
+        for k, v in parts.items()
+    }
+
 
 def _resume(path, model, ema, opt, cfg):
-    tensors,where = load_tensors(path)
-    if where['config']!=hash_config(cfg): raise ValueError(f"checkpoint '{path}' belongs to another configuration; delete it, or give the run another name")
+    tensors, where = load_tensors(path)
+    if where['config'] != hash_config(cfg):
+        raise ValueError(
+            f"checkpoint '{path}' belongs to another configuration; delete it, or give the run another name"
+        )
     _unpack(model, ema, opt, tensors)
-    return where['step'],where['history'],where['sums'],where['scaler']
+    return where['step'], where['history'], where['sums'], where['scaler']
 
-def _with(model, ema, f): # f() with the averaged weights in place
-    if ema is None: return f()
-    own = {k:v.clone() for k,v in model.state_dict().items()}; model.load_state_dict(ema.state); out = f(); model.load_state_dict(own)
+
+def _with(model, ema, f):  # f() with the averaged weights in place
+    if ema is None:
+        return f()
+    own = {k: v.clone() for k, v in model.state_dict().items()}
+    model.load_state_dict(ema.state)
+    out = f()
+    model.load_state_dict(own)
     return out

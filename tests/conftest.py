@@ -1,18 +1,22 @@
 import os
 from pathlib import Path
+
 import pytest
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ['IN_TEST'] = '1'
 ROOT = Path(__file__).parent.parent
 
+
 @pytest.fixture(autouse=True)
 def _private_results(tmp_path, monkeypatch):
     "Tests never write into nbs/results, and never into its ledger"
-    monkeypatch.setenv('HARKD_RESULTS', str(tmp_path/'results'))
+    monkeypatch.setenv('HARKD_RESULTS', str(tmp_path / 'results'))
+
 
 def data(name):
     "Folder of a downloaded data set, or a visible skip"
     root = os.environ.get('HARKD_DATA')
-    if not (root and (Path(root)/name).is_dir()): pytest.skip(f"set HARKD_DATA to the folder that holds {name}/")
-    return Path(root)/name
+    if not (root and (Path(root) / name).is_dir()):
+        pytest.skip(f'set HARKD_DATA to the folder that holds {name}/')
+    return Path(root) / name

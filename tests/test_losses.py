@@ -1,68 +1,169 @@
 "Losses: parity with published implementations, their laws, and mutations that must be noticed"
-from pathlib import Path
-import numpy as np, pytest, torch, torch.nn.functional as F
-import harkd.losses, harkd.feature_losses as fl, harkd.learned_losses as ll, harkd.contrast as ct, harkd.tokens as tk, harkd.methods as methods
-from harkd.losses import kd_loss,soft_target_loss
-from harkd.methods import ALL,CORES,LAWS,LOSSES,check_law
 
-G = {k:torch.tensor(v) for k,v in np.load(Path(__file__).parent/'golden'/'losses.npz').items()}
-flat = lambda x: x.flatten(2).transpose(1,2)
-ls,lt,y,es,et = (G[f'in_{k}'] for k in ('ls','lt','y','es','et'))
-fs,ft,fs2 = flat(F.adaptive_avg_pool2d(G['in_fs'], 4)),flat(G['in_ft']),flat(G['in_fs2'])
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import harkd.contrastive_losses as ct
+import harkd.feature_losses as fl
+import harkd.learned_losses as ll
+import harkd.losses
+import harkd.tokens as tk
+from harkd.losses import kd_loss, soft_target_loss
+from harkd.methods import ALL, CORES, LAWS, LOSSES, check_law
+
+G = {
+    k: torch.tensor(v) for k, v in np.load(Path(__file__).parent / 'golden' / 'losses.npz').items()
+}
+flat = lambda x: x.flatten(2).transpose(1, 2)
+ls, lt, y, es, et = (G[f'in_{k}'] for k in ('ls', 'lt', 'y', 'es', 'et'))
+fs, ft, fs2 = flat(F.adaptive_avg_pool2d(G['in_fs'], 4)), flat(G['in_ft']), flat(G['in_fs2'])
 picture = lambda x: x.movedim(1, -1)
+
 
 def vid():
     v = ll.VID(16, 32)
     with torch.no_grad():
-        for i in (0,2,4): v.mean[i].weight.copy_(G[f'vid_regressor_{i}_weight'][:,:,0,0])
+        for i in (0, 2, 4):
+            v.mean[i].weight.copy_(G[f'vid_regressor_{i}_weight'][:, :, 0, 0])
         v.rho.copy_(G['vid_log_scale'])
     return v(fs, ft)
 
-PARITY = {
-    'KD_T4':lambda: soft_target_loss(ls, lt, 4.), 'KD_T3':lambda: soft_target_loss(ls, lt, 3.), 'VSKD_SoftTarget_T4':lambda: soft_target_loss(ls, lt, 4.),
-    'XTinyHAR_KD(a.7,T3)':lambda: kd_loss(ls, lt, y, .7, 3.), 'Hint_mse':lambda: fl.hint_loss(fs2, ft), 'AT_p2':lambda: fl.at_loss(fs, ft), 'SP':lambda: fl.sp_loss(G['in_fs'], G['in_ft']), 'VID':vid,
-    'NST':lambda: fl.nst_loss(fs, ft), 'FT_factor':lambda: fl.factor_loss(fs.square().mean(-1), ft.square().mean(-1)), 'AB(feat_num1)':lambda: fl.ab_loss(fs2, ft),
-    'SemCKD(values [[fs2,.5fs2]] vs [[ft,2ft]])':lambda: ll.semckd_loss([[fs2,.5*fs2]], [[ft,2*ft]], G['in_semckd_w']), 'CRD_ContrastLoss_n432':lambda: ct.crd_loss(G['in_crd_scores'], 432),
-    'RKD_d25_a50':lambda: fl.rkd_loss(es, et), 'RKD_dist_only':lambda: fl.rkd_distance_loss(es, et), 'RKD_angle_only':lambda: fl.rkd_angle_loss(es, et),
-    'VSKD_RkdDistance(metric/loss.py)':lambda: fl.rkd_distance_loss(es, et), 'VSKD_RKdAngle(metric/loss.py)':lambda: fl.rkd_angle_loss(es, et), 'VSKD_RKD(1,1)':lambda: fl.rkd_loss(es, et, 1., 1.),
-    'PKT':lambda: fl.pkt_loss(es, et), 'CC':lambda: fl.cc_loss(es, et), 'ReviewKD_HCL':lambda: ll.hcl_loss(picture(G['in_fs2']), picture(G['in_ft'])),
-    'TSFM_InfoNCE_hard_t.07':lambda: ct.info_nce_loss(G['in_zi'], G['in_zt'])}
 
-def close(ours, golden): return abs(float(ours)-float(golden))<=1e-6+1e-5*abs(float(golden))
+PARITY = {
+    'KD_T4': lambda: soft_target_loss(ls, lt, 4.0),
+    'KD_T3': lambda: soft_target_loss(ls, lt, 3.0),
+    'VSKD_SoftTarget_T4': lambda: soft_target_loss(ls, lt, 4.0),
+    'XTinyHAR_KD(a.7,T3)': lambda: kd_loss(ls, lt, y, 0.7, 3.0),
+    'Hint_mse': lambda: fl.hint_loss(fs2, ft),
+    'AT_p2': lambda: fl.at_loss(fs, ft),
+    'SP': lambda: fl.sp_loss(G['in_fs'], G['in_ft']),
+    'VID': vid,
+    'NST': lambda: fl.nst_loss(fs, ft),
+    'FT_factor': lambda: fl.factor_loss(fs.square().mean(-1), ft.square().mean(-1)),
+    'AB(feat_num1)': lambda: fl.ab_loss(fs2, ft),
+    'SemCKD(values [[fs2,.5fs2]] vs [[ft,2ft]])': lambda: ll.semckd_loss(
+        [[fs2, 0.5 * fs2]], [[ft, 2 * ft]], G['in_semckd_w']
+    ),
+    'CRD_ContrastLoss_n432': lambda: ct.crd_loss(G['in_crd_scores'], 432),
+    'RKD_d25_a50': lambda: fl.rkd_loss(es, et),
+    'RKD_dist_only': lambda: fl.rkd_distance_loss(es, et),
+    'RKD_angle_only': lambda: fl.rkd_angle_loss(es, et),
+    'VSKD_RkdDistance(metric/loss.py)': lambda: fl.rkd_distance_loss(es, et),
+    'VSKD_RKdAngle(metric/loss.py)': lambda: fl.rkd_angle_loss(es, et),
+    'VSKD_RKD(1,1)': lambda: fl.rkd_loss(es, et, 1.0, 1.0),
+    'PKT': lambda: fl.pkt_loss(es, et),
+    'CC': lambda: fl.cc_loss(es, et),
+    'ReviewKD_HCL': lambda: ll.hcl_loss(picture(G['in_fs2']), picture(G['in_ft'])),
+    'TSFM_InfoNCE_hard_t.07': lambda: ct.info_nce_loss(G['in_zi'], G['in_zt']),
+}
+
+
+def close(ours, golden):
+    return abs(float(ours) - float(golden)) <= 1e-6 + 1e-5 * abs(float(golden))
+
 
 @pytest.mark.parametrize('name', PARITY)
-def test_parity(name): assert close(PARITY[name](), G[f'out_{name}']), (float(PARITY[name]()), float(G[f'out_{name}']))
+def test_parity(name):
+    assert close(PARITY[name](), G[f'out_{name}']), (float(PARITY[name]()), float(G[f'out_{name}']))
+
 
 def test_every_loss_that_the_golden_file_covers_is_compared():
-    later = {'rollout','P_code','P_readme_tau','patches_50hz_1s'} # compared in their own chapters
-    free = {'VSKD_SP','VSKD_HardDarkRank(2,3)','VSKD_Gram_loss','VSKD_AttentionTransfer_2d'} # not required; the last is identically zero, a defect
-    pretraining = {k[4:] for k in G if k.startswith('out_TSFM')}-set(PARITY)
-    assert {k[4:] for k in G if k.startswith('out_')}==set(PARITY)|later|free|pretraining
-    assert all('MAE' in k or 'PatchInfoNCE' in k or 'soft' in k or 'SigLIP' in k for k in pretraining)
+    later = {
+        'rollout',
+        'P_code',
+        'P_readme_tau',
+        'patches_50hz_1s',
+    }  # compared in their own chapters
+    free = {
+        'VSKD_SP',
+        'VSKD_HardDarkRank(2,3)',
+        'VSKD_Gram_loss',
+        'VSKD_AttentionTransfer_2d',
+    }  # not required; the last is identically zero, a defect
+    pretraining = {k[4:] for k in G if k.startswith('out_TSFM')} - set(PARITY)
+    assert {k[4:] for k in G if k.startswith('out_')} == set(PARITY) | later | free | pretraining
+    assert all(
+        'MAE' in k or 'PatchInfoNCE' in k or 'soft' in k or 'SigLIP' in k for k in pretraining
+    )
+
 
 def test_the_patch_rule_of_the_reference():
-    assert tk.adaptive_patch_length(G['in_vw'], .05, .25).tolist()==G['out_P_code'].tolist() and tk.adaptive_patch_length(G['in_vw']).tolist()==G['out_P_readme_tau'].tolist()
+    assert (
+        tk.adaptive_patch_length(G['in_vw'], 0.05, 0.25).tolist() == G['out_P_code'].tolist()
+        and tk.adaptive_patch_length(G['in_vw']).tolist() == G['out_P_readme_tau'].tolist()
+    )
 
-@pytest.mark.parametrize('name,law', [(n,l) for n in LOSSES for l in ALL])
+
+@pytest.mark.parametrize('name,law', [(n, l) for n in LOSSES for l in ALL])
 def test_laws(name, law):
-    says = LAWS[name][law]; assert says is True or (isinstance(says, str) and len(says)>20 and law in ('minimum','order'))
-    assert check_law(name, law)==(says is True)
+    says = LAWS[name][law]
+    assert says is True or (
+        isinstance(says, str) and len(says) > 20 and law in ('minimum', 'order')
+    )
+    assert check_law(name, law) == (says is True)
 
-MUTANTS = { # what a careless hand would write, and which check must notice
-    'drop the temperature squared':(harkd.losses, 'soft_target_loss', lambda s,t,temperature=3.: soft_target_loss(s, t, temperature)/temperature**2, lambda f: not close(f(ls, lt, 4.), G['out_KD_T4'])),
-    'swap student and teacher':(harkd.losses, 'soft_target_loss', lambda s,t,temperature=3.: soft_target_loss(t, s, temperature), lambda f: not close(f(ls, lt, 4.), G['out_KD_T4'])),
-    'detach the student':(fl, 'hint_loss', lambda s,t: F.mse_loss(s.detach(), t), lambda f: True), 'teach the teacher':(fl, 'hint_loss', lambda s,t: F.mse_loss(s, t), lambda f: True),
-    'attention of an embedding':(fl, 'at_loss', lambda s,t,p=2: torch.zeros(()), lambda f: not close(f(fs, ft), G['out_AT_p2'])), 'forget the pairs':(fl, 'pkt_loss', lambda s,t: F.mse_loss(s, t), lambda f: not close(f(es, et), G['out_PKT']))}
+
+MUTANTS = {  # what a careless hand would write, and which check must notice
+    'drop the temperature squared': (
+        harkd.losses,
+        'soft_target_loss',
+        lambda s, t, temperature=3.0: soft_target_loss(s, t, temperature) / temperature**2,
+        lambda f: not close(f(ls, lt, 4.0), G['out_KD_T4']),
+    ),
+    'swap student and teacher': (
+        harkd.losses,
+        'soft_target_loss',
+        lambda s, t, temperature=3.0: soft_target_loss(t, s, temperature),
+        lambda f: not close(f(ls, lt, 4.0), G['out_KD_T4']),
+    ),
+    'detach the student': (fl, 'hint_loss', lambda s, t: F.mse_loss(s.detach(), t), lambda f: True),
+    'teach the teacher': (fl, 'hint_loss', lambda s, t: F.mse_loss(s, t), lambda f: True),
+    'attention of an embedding': (
+        fl,
+        'at_loss',
+        lambda s, t, p=2: torch.zeros(()),
+        lambda f: not close(f(fs, ft), G['out_AT_p2']),
+    ),
+    'forget the pairs': (
+        fl,
+        'pkt_loss',
+        lambda s, t: F.mse_loss(s, t),
+        lambda f: not close(f(es, et), G['out_PKT']),
+    ),
+}
+
 
 @pytest.mark.parametrize('name', MUTANTS)
 def test_mutants_are_noticed(name, monkeypatch):
-    module,function,mutant,parity = MUTANTS[name]; noticed = parity(mutant); loss = {'soft_target_loss':'kd','hint_loss':'hint','at_loss':'at','pkt_loss':'pkt'}[function]
-    monkeypatch.setitem(CORES, loss, (mutant, CORES[loss][1])); laws = []
+    module, function, mutant, parity = MUTANTS[name]
+    noticed = parity(mutant)
+    loss = {'soft_target_loss': 'kd', 'hint_loss': 'hint', 'at_loss': 'at', 'pkt_loss': 'pkt'}[
+        function
+    ]
+    monkeypatch.setitem(CORES, loss, (mutant, CORES[loss][1]))
+    laws = []
     for l in ALL:
-        try: laws.append(check_law(loss, l)==(LAWS[loss][l] is True))
-        except RuntimeError: laws.append(False)
-    assert (noticed and name not in ('detach the student','teach the teacher')) or not all(laws), f'{name} passes every check'
+        try:
+            laws.append(check_law(loss, l) == (LAWS[loss][l] is True))
+        except RuntimeError:
+            laws.append(False)
+    assert (noticed and name not in ('detach the student', 'teach the teacher')) or not all(laws), (
+        f'{name} passes every check'
+    )
+
 
 def test_losses_refuse_what_they_cannot_compare():
-    for f,a,b,says in ((fl.hint_loss, fs, ft, 'width'), (fl.at_loss, fs[:,:9], ft, 'length'), (fl.pkt_loss, es[:3], et, 'batch'), (soft_target_loss, ls[:,:9], lt, 'alike'), (ll.hcl_loss, fs, ft, 'projector'), (ct.info_nce_loss, es[:,:3], et, 'width')):
-        with pytest.raises(ValueError, match=says): f(a, b)
+    for f, a, b, says in (
+        (fl.hint_loss, fs, ft, 'width'),
+        (fl.at_loss, fs[:, :9], ft, 'length'),
+        (fl.pkt_loss, es[:3], et, 'batch'),
+        (soft_target_loss, ls[:, :9], lt, 'alike'),
+        (ll.hcl_loss, fs, ft, 'projector'),
+        (ct.info_nce_loss, es[:, :3], et, 'width'),
+    ):
+        with pytest.raises(ValueError, match=says):
+            f(a, b)

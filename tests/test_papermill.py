@@ -1,51 +1,122 @@
 "A parameter that is injected arrives, and one that is misspelt stops the run"
-import json,os,re,subprocess,sys
+
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
-import papermill as pm, pytest
-from harkd.ablate import AblateConfig
+
+import papermill as pm
+import pytest
+
+from harkd.ablation import AblationConfig
 from harkd.baselines import BaselineConfig
+from harkd.cli import read_params, runnable
 from harkd.compare import CompareConfig
 from harkd.corruptions import CorruptionConfig
+from harkd.deploy import DeployConfig
 from harkd.distill import DistillConfig
 from harkd.evaluate import LadderConfig
-from harkd.curve import CurveConfig
-from harkd.deploy import DeployConfig
 from harkd.explain import ExplainConfig
 from harkd.formats import FormatsConfig
-from harkd.judge import JudgeConfig
-from harkd.paper import PaperConfig
-from harkd.cli import read_params,runnable
+from harkd.learning_curve import LearningCurveConfig
+from harkd.report import ReportConfig
 from harkd.runs import check_params
+from harkd.significance import SignificanceConfig
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = {'distill':DistillConfig, 'compare':CompareConfig, 'evaluate':LadderConfig, 'explain':ExplainConfig, 'deploy':DeployConfig, 'formats':FormatsConfig,
-    'baselines':BaselineConfig, 'corruptions':CorruptionConfig, 'judge':JudgeConfig, 'ablate':AblateConfig, 'paper':PaperConfig, 'curve':CurveConfig}
+CONFIGS = {
+    'distill': DistillConfig,
+    'compare': CompareConfig,
+    'evaluate': LadderConfig,
+    'explain': ExplainConfig,
+    'deploy': DeployConfig,
+    'formats': FormatsConfig,
+    'baselines': BaselineConfig,
+    'corruptions': CorruptionConfig,
+    'judge': SignificanceConfig,
+    'ablate': AblationConfig,
+    'paper': ReportConfig,
+    'curve': LearningCurveConfig,
+}
+
 
 def execute(chapter, tmp_path, **params):
-    return pm.execute_notebook(str(runnable()[chapter]), str(tmp_path/'out.ipynb'), parameters=params, cwd=str(tmp_path), progress_bar=False, kernel_name='python3')
+    return pm.execute_notebook(
+        str(runnable()[chapter]),
+        str(tmp_path / 'out.ipynb'),
+        parameters=params,
+        cwd=str(tmp_path),
+        progress_bar=False,
+        kernel_name='python3',
+    )
 
-def text(nb): return '\n'.join(''.join(o.get('text') or o.get('data', {}).get('text/plain', '')) for c in nb.cells for o in c.get('outputs', []))
+
+def text(nb):
+    return '\n'.join(
+        ''.join(o.get('text') or o.get('data', {}).get('text/plain', ''))
+        for c in nb.cells
+        for o in c.get('outputs', [])
+    )
+
 
 def test_alpha_really_arrives(tmp_path):
-    nb = execute('distill', tmp_path, alpha=.2, dataset='synth')
+    nb = execute('distill', tmp_path, alpha=0.2, dataset='synth')
     run = Path(re.search(r'run folder: (\S+)', text(nb))[1])
-    config = json.loads((run/'config.json').read_text())
-    assert config['alpha']==.2 and config['temperature']==3. and (run/'metrics.json').exists()
+    config = json.loads((run / 'config.json').read_text())
+    assert (
+        config['alpha'] == 0.2 and config['temperature'] == 3.0 and (run / 'metrics.json').exists()
+    )
+
 
 def test_misspelt_and_mistyped_parameters_stop_a_chapter(tmp_path):
-    with pytest.raises(pm.PapermillExecutionError, match=r"unknown parameter 'alhpa', valid ones are: dataset.*\balpha\b"): execute('distill', tmp_path, alhpa=.2)
-    with pytest.raises(pm.PapermillExecutionError, match="parameter 'seeds' must be int, got 1.5"): execute('evaluate', tmp_path, seeds=1.5)
+    with pytest.raises(
+        pm.PapermillExecutionError,
+        match=r"unknown parameter 'alhpa', valid ones are: dataset.*\balpha\b",
+    ):
+        execute('distill', tmp_path, alhpa=0.2)
+    with pytest.raises(pm.PapermillExecutionError, match="parameter 'seeds' must be int, got 1.5"):
+        execute('evaluate', tmp_path, seeds=1.5)
 
-@pytest.mark.parametrize('params,says', [(['alhpa','0.2'],"unknown parameter 'alhpa'"), (['seeds','1.5'],"'seeds' must be int, got '1.5'")])
+
+@pytest.mark.parametrize(
+    'params,says',
+    [
+        (['alhpa', '0.2'], "unknown parameter 'alhpa'"),
+        (['seeds', '1.5'], "'seeds' must be int, got '1.5'"),
+    ],
+)
 def test_the_command_checks_before_it_runs(params, says):
-    r = subprocess.run([sys.executable, '-c', 'from harkd.cli import main; main()', 'run', 'distill', '-p', *params], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-    assert r.returncode==2 and says in r.stderr and (params[0]=='seeds' or re.search(r'valid ones are:.*\balpha\b', r.stderr, re.S))
+    r = subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            'from harkd.cli import main; main()',
+            'run',
+            'distill',
+            '-p',
+            *params,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+    assert (
+        r.returncode == 2
+        and says in r.stderr
+        and (params[0] == 'seeds' or re.search(r'valid ones are:.*\balpha\b', r.stderr, re.S))
+    )
+
 
 @pytest.mark.parametrize('chapter', sorted(CONFIGS))
 def test_parameters_are_the_fields_of_the_configuration(chapter):
     "Name, type and default of each parameter, so that a notebook without -p runs the default configuration"
-    params = {n:d for n,(_,d,_) in read_params(runnable()[chapter]).items()}; cls = CONFIGS[chapter]
+    params = {n: d for n, (_, d, _) in read_params(runnable()[chapter]).items()}
+    cls = CONFIGS[chapter]
     check_params(cls, params)
-    assert cls(**params)==cls(), 'a default of the notebook differs from its configuration'
+    assert cls(**params) == cls(), 'a default of the notebook differs from its configuration'
 
-def test_every_runnable_chapter_is_known_here(): assert set(runnable())==set(CONFIGS)
+
+def test_every_runnable_chapter_is_known_here():
+    assert set(runnable()) == set(CONFIGS)
