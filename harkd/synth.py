@@ -266,9 +266,7 @@ def read_synth(
     return synth_dataset().recordings
 
 # %% ../nbs/00a_synth.ipynb #f0da5e0c
-def _bone_points(
-    joints,
-):  # (n,3) points along all bones of one frame (20,3), relative to the camera
+def _bone_points(joints):  # (n,3) points on the bones of a frame (20,3), relative to the camera
     steps = np.linspace(0, 1, 12)[:, None]
     camera_height = np.array([0.0, 1.0, 0.0])
     bones = [joints[a] + (joints[b] - joints[a]) * steps for a, b in BONES]
