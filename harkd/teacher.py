@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Encoder
-from .data import find_function
 from .preprocess import Batch, Windows, input_stream
-from .runs import find_module
+from .runs import find_module, make_model
 from harkd.student import (
     STUDENTS,
     Features,
@@ -403,7 +402,7 @@ class Ensemble(HarModel):
         inputs: tuple = (),
     ):  # Union of theirs; empty: in order of appearance
         super().__init__(dict(members=[[k, dict(v)] for k, v in members], inputs=()))
-        self.models = nn.ModuleList(find_function(k)(**v) for k, v in members)
+        self.models = nn.ModuleList(make_model(k, v) for k, v in members)
         self.inputs = tuple(inputs) or tuple(
             dict.fromkeys(i for m in self.models for i in m.inputs)
         )
