@@ -76,7 +76,7 @@ def test_every_published_table_has_a_recipe_or_is_said_to_have_none(monkeypatch)
     made = {r['params']['results'] for r in recipes().values()}
     made |= {f'{n}_{k}' for n in made for k in ('rerun', 'history')}
     names = {
-        p.name.split('.')[0].removesuffix('_answers') for p in results_dir().glob('*.csv*')
+        p.name.split('.')[0].removesuffix('_predictions') for p in results_dir().glob('*.csv*')
     } - made
     assert not {n for n in names if not n.startswith(UNMADE)}
 

@@ -1,0 +1,105 @@
+"Chapter 07: what a model scores, and the protocol ladder"
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harkd.evaluate import (
+    RUNGS,
+    LadderConfig,
+    evaluate,
+    ladder_rungs,
+    ladder_table,
+    per_subject,
+    plot_ladder,
+    run_ladder,
+    rung_splits,
+)
+from harkd.experiment import FitConfig, experiment_windows
+from harkd.runs import set_seed
+from harkd.split import LEAKY, BatchLoader, by_subject, find_leaks, leaky_split
+from harkd.student import make_student
+from harkd.train import cross_entropy, train
+
+TINY = LadderConfig(
+    'synth', epochs=3, folds=2, seeds=2, jobs=1, student='conv_8k', ladder_window_s=1.0, lr=0.01
+)
+
+
+@pytest.fixture(scope='module')
+def trained():
+    cfg = FitConfig('synth', epochs=6, lr=0.01)
+    windows = experiment_windows(cfg)
+    split = by_subject(windows, ['s1', 's2', 's3'], ['s4', 's5'])
+    loader = BatchLoader.fit(split, augment=cfg.augment)
+    set_seed(0)
+    model = make_student('conv_8k', windows)
+    train(model, loader, cross_entropy(), cfg.training(0))
+    return model, loader
+
+
+def test_scores_agree_with_the_predictions(trained):
+    result, predictions = evaluate(*trained)
+    assert result['accuracy'] == pytest.approx(predictions.correct.mean())
+    assert result['low'] < result['accuracy'] <= result['high'] and 'warning' not in result
+    by = per_subject(predictions)
+    weighted = (by.accuracy * by.windows).sum() / by.windows.sum()
+    assert weighted == pytest.approx(result['accuracy'])
+    assert sorted(by.index) == ['s4', 's5']
+
+
+def test_a_leaky_split_carries_its_warning(trained):
+    model, loader = trained
+    leaky = replace(loader, split=leaky_split(loader.split.windows, 'random_trials'))
+    assert evaluate(model, leaky, 'test')[0]['warning'] == 'test subjects were trained on'
+
+
+def test_a_part_that_is_not_there_is_named(trained):
+    with pytest.raises(ValueError, match="has no part 'test', only: train, val"):
+        evaluate(*trained, 'test')
+
+
+def test_every_rung_of_the_data_set_is_run(tmp_path):
+    rows = run_ladder(TINY, tmp_path / 'a').metrics['rows']
+    protocols = [r['protocol'] for r in rows if r['seed'] == 0]
+    assert protocols == [*LEAKY, 'subject_kfold', 'subject_kfold', *['loso'] * 6]
+    tested = sum(r['n'] for r in rows if r['protocol'] == 'loso' and r['seed'] == 0)
+    assert tested == len(experiment_windows(TINY))  # leave-one-subject-out tests each window once
+    table = ladder_table(rows)
+    leaky = (table.note == 'test subjects were trained on').tolist()
+    assert leaky == [True] * 3 + [False] * 2
+    assert len(plot_ladder(rows).patches) == 5
+
+
+def test_only_the_leaky_rungs_leak():
+    def leaks(rung):
+        return [bool(find_leaks(s.windows.table, s.parts)) for s in rung_splits(TINY, rung, 0)]
+
+    assert all(all(leaks(rung)) for rung in LEAKY)
+    assert not any(leaks('loso'))
+
+
+def test_leaky_rungs_are_drawn_anew_for_each_seed():
+    first, second = (rung_splits(TINY, 'random_trials', seed)[0].test for seed in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        ({'rungs': 'kfold'}, "unknown rung 'kfold'"),
+        ({'split': 'official'}, "'split' has no meaning on the ladder"),
+    ],
+)
+def test_a_configuration_without_meaning_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        ladder_rungs(replace(TINY, **change), experiment_windows(TINY).card)
+
+
+def test_published_test_subjects_need_final():
+    card = replace(experiment_windows(TINY).card, test_subjects=('s1',))
+    with pytest.raises(ValueError, match='say so with final=True'):
+        ladder_rungs(TINY, card)
+    rungs = ladder_rungs(replace(TINY, final=True), card)
+    assert rungs == [r for r in RUNGS if r != 'subject_kfold']
