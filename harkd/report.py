@@ -22,7 +22,7 @@ from .data import COLORS, DATASETS
 from .evaluate import ladder_table
 from .experiment import per_seed, summarise
 from .metrics import mean_interval, show_interval
-from .runs import Run, result_rows, results_dir, write_bytes
+from .runs import Run, result_rows, results_dir, results_file, write_bytes
 from harkd.significance import (
     ARM_COLORS,
     GROUPS,
@@ -38,10 +38,10 @@ def read_results(
     name: str,  # A table in nbs/results, without .csv
 ) -> pd.DataFrame:  # Checked rows
     "The rows of an experiment"
-    path = results_dir() / f'{name}.csv'
+    path = results_file(f'{name}.csv')
     if not path.exists():
         raise FileNotFoundError(
-            f"no results '{name}' in '{results_dir()}', only: {', '.join(sorted(p.stem for p in results_dir().glob('*.csv')))}"
+            f"no results '{name}' in '{results_dir()}', only: {', '.join(sorted(p.stem for p in results_dir().rglob('*.csv')))}"
         )
     d = pd.read_csv(path, dtype={'config_hash': str, 'data_hash': str})  # a hash may be all digits
     return result_rows(d.to_dict('records'))
@@ -255,13 +255,13 @@ def keep_history(
         .assign(config_hash=r['config_hash'], data_hash=r['data_hash'])
     )
     return write_bytes(
-        results_dir() / f'{name}_history.csv', t.to_csv(index=False, float_format='%.5g').encode()
+        results_file(f'{name}_history.csv'), t.to_csv(index=False, float_format='%.5g').encode()
     )
 
 
 def curves_chart(name: str) -> Chart:
     "Training curves that were kept"
-    t = pd.read_csv(results_dir() / f'{name}_history.csv')
+    t = pd.read_csv(results_file(f'{name}_history.csv'))
     if (
         not {'config_hash', 'data_hash'} <= set(t)
         or t[['config_hash', 'data_hash']].isna().any().any()
@@ -663,7 +663,7 @@ def report_parts() -> dict[str, dict]:  # Name to {'table': function, 'chart': f
     }
     return parts | {
         n: dict(table=lambda n=n: ablation_table(read_results(n)))
-        for n in sorted(p.stem for p in results_dir().glob('*ablation*.csv'))
+        for n in sorted(p.stem for p in results_dir().rglob('*ablation*.csv'))
     }
 
 

@@ -6,8 +6,8 @@
 __all__ = ['RESULT_COLUMNS', 'LEDGER_COLUMNS', 'LEDGER_PAGE_BYTES', 'in_test', 'set_seed', 'check_params', 'injected_params',
            'make_config', 'added_field', 'renamed_field', 'plain_config', 'hash_config', 'processor', 'environment',
            'write_bytes', 'write_json', 'DamagedFile', 'read_json', 'save_tensors', 'load_tensors', 'save_model',
-           'find_module', 'load_model', 'repo_root', 'Run', 'results_dir', 'result_rows', 'write_results',
-           'read_ledger', 'write_ledger']
+           'find_module', 'load_model', 'repo_root', 'Run', 'results_dir', 'results_file', 'result_rows',
+           'write_results', 'read_ledger', 'write_ledger']
 
 # %% ../nbs/02c_runs.ipynb #4fa57288
 import ast
@@ -440,6 +440,14 @@ def results_dir() -> Path:  # `HARKD_RESULTS`, which tests set, or nbs/results
     return Path(os.environ.get('HARKD_RESULTS') or repo_root() / 'nbs' / 'results')
 
 
+def results_file(
+    name: str,  # With its suffix, as in 'utd_100k.csv'; 'formats/utd_new.csv' names a folder, too
+) -> Path:
+    "Where a result file is, in whichever theme's folder; a new one goes to the top"
+    found = sorted(results_dir().rglob(name))
+    return found[0] if found else results_dir() / name
+
+
 def result_rows(
     rows: list[dict],  # Missing columns stay empty
     columns: list[str] = RESULT_COLUMNS,  # The columns there are
@@ -460,13 +468,13 @@ def result_rows(
 
 def write_results(
     name: str,
-    rows: list[dict] | pd.DataFrame,  # Replaces `nbs/results/<name>.csv`
+    rows: list[dict] | pd.DataFrame,  # Replaces <name>.csv in nbs/results
     columns: list[str] = RESULT_COLUMNS,
 ) -> Path:
     "Write a result table"
     d = result_rows(rows if isinstance(rows, list) else rows.to_dict('records'), columns)
     return write_bytes(
-        results_dir() / f'{name}.csv', d.to_csv(index=False, float_format='%.6g').encode()
+        results_file(f'{name}.csv'), d.to_csv(index=False, float_format='%.6g').encode()
     )
 
 # %% ../nbs/02c_runs.ipynb #b63759f2

@@ -26,7 +26,7 @@ from harkd.metrics import (
     show_interval,
     sign_flip_test,
 )
-from .runs import Run, load_tensors, read_json, results_dir, write_bytes
+from .runs import Run, load_tensors, read_json, results_dir, results_file, write_bytes
 from .split import LEAKY, LeakError, LeakySplit
 
 # %% ../nbs/07f_significance.ipynb #2fc1c58e
@@ -110,17 +110,17 @@ def write_predictions(
         col = g[key].assign(**{f'{a}|{m}|{s}|{c}': g.pred.astype('Int64')})
         wide = col if wide is None else wide.merge(col, on=key, how='outer')
     return write_bytes(
-        results_dir() / f'{name}_answers.csv.gz',
+        results_file(f'{name}_answers.csv.gz'),
         gzip.compress(wide.to_csv(index=False).encode(), mtime=0),
     )  # the same bytes each time
 
 
 def read_predictions(name: str) -> pd.DataFrame:  # Columns of `PREDICTION_COLUMNS`, without fold
     "Answers that were kept"
-    path = results_dir() / f'{name}_answers.csv.gz'
+    path = results_file(f'{name}_answers.csv.gz')
     if not path.exists():
         raise FileNotFoundError(
-            f"no answers '{name}' in '{results_dir()}', only: {', '.join(sorted(p.name.removesuffix('_answers.csv.gz') for p in results_dir().glob('*_answers.csv.gz')))}"
+            f"no answers '{name}' in '{results_dir()}', only: {', '.join(sorted(p.name.removesuffix('_answers.csv.gz') for p in results_dir().rglob('*_answers.csv.gz')))}"
         )
     wide = pd.read_csv(path, dtype={'subject': str, 'data_hash': str})
     key = ['dataset', 'window', 'subject', 'y', 'data_hash']
