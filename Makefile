@@ -62,10 +62,10 @@ explore: $(VENV)/.all
 	$(BIN)/harkd explore $(if $(RUN),"$(RUN)")
 
 readme: $(VENV)/.all
-	$(BIN)/python docs/pages.py
+	$(BIN)/python -m docs.pages
 
 docs: $(VENV)/.all
-	$(BIN)/python docs/build.py
+	$(BIN)/python -m docs.build
 
 bench: $(VENV)/.all
 	$(BIN)/python -m tests.bench_deploy \
