@@ -42,7 +42,7 @@ def show_output(cell, output):
     "Markdown of one output; a picture is a file of docs/images, named by the cell's label"
     data = output.get('data', {'text/plain': output.get('text', '')})
     if 'text/markdown' in data:
-        return from_root(''.join(data['text/markdown']).strip())
+        return from_root(''.join(data['text/markdown']).strip('\n'))
     if 'image/png' in data:
         return f'![{directive(cell, "fig-alt")}](docs/images/{directive(cell, "label")}.png)'
     return '```text\n' + ''.join(data['text/plain']).rstrip() + '\n```'

@@ -19,7 +19,7 @@ THEMES = {
     'corruptions': 'Accuracy on corrupted signals.',
     'predictions': 'The prediction of every model for every test window, for significance tests.',
     'formats': 'Exported files: size, accuracy and agreement with the model.',
-    'explanations': 'Faithfulness of attributions, and what distillation changes in them (chapter 08).',
+    'explanations': 'Faithfulness of attributions and the effect of distillation on them (chapter 08).',
     'benchmarks': 'Latency, stream and explorer, measured on one machine.',
 }
 COMPARE = 'chapter 05a: `harkd run compare`'
@@ -61,8 +61,8 @@ INTRODUCTION = """# Results
 
 > Every published figure, with the recipe that made it
 
-A folder holds the files of one theme. Each row of a `.csv` carries the hash of its configuration and
-of its data; `harkd recipe NAME` repeats it. Files are found by name: `read_results('utd_100k')`
+A folder holds the files of one theme. Each row of a table carries the hash of its configuration
+and of its data; `harkd recipe NAME` repeats it. Files are found by name: `read_results('utd_100k')`
 reads `distillation/utd_100k.csv`. [RESULTS.md](../../RESULTS.md) shows the tables.
 
 | file | content |
@@ -70,6 +70,7 @@ reads `distillation/utd_100k.csv`. [RESULTS.md](../../RESULTS.md) shows the tabl
 | [ledger.csv](ledger.csv), [ledger_001.csv](ledger_001.csv) | every evaluation of official test \
 subjects, the newest page and the one before it |
 | [reruns.csv](reruns.csv) | trainings that were repeated from nothing and gave the same figures |
+| [demo.txt](demo.txt) | what `make demo` printed |
 """
 
 

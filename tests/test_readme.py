@@ -73,7 +73,7 @@ def test_every_paragraph_of_the_notebook_is_on_the_page_in_order(name):
 def test_figures_are_those_of_the_results_of_today(name, least, published):
     scope, page = {}, read(name)
     shown = [run_cell(code, scope) for code in code_cells(PAGES[name])]
-    computed = [from_root(s.data).strip() for s in shown if isinstance(s, Markdown)]
+    computed = [from_root(s.data).strip('\n') for s in shown if isinstance(s, Markdown)]
     assert len(computed) >= least
     for text in computed:
         assert text in page, f'{name} shows other figures (make readme): {text[:80]}'
