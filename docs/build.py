@@ -1,6 +1,8 @@
 "The documentation site in _docs/html: from a copy of the sources, with nothing executed or fetched"
 
+import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -80,8 +82,15 @@ def write_api(target):
     (target / 'api.md').write_text(page + '\n'.join(names) + '\n```\n', encoding='utf8')
 
 
+def holds_only_imports(cell):
+    if cell['cell_type'] != 'code' or re.search(r'^[%!]', cell['source'], re.M):
+        return False
+    statements = ast.parse(cell['source']).body
+    return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in statements)
+
+
 def prepare_chapter(path):
-    "Drop the cells that say `hide`, and the directives of nbdev"
+    "Drop cells that say `hide` and the directives of nbdev, and fold the cells of imports"
     notebook = json.loads(path.read_text(encoding='utf8'))
     cells = []
     for cell in notebook['cells']:
@@ -89,6 +98,8 @@ def prepare_chapter(path):
         if re.search(r'^#\|\s*(?:hide|default_exp)\b', text, re.M):
             continue
         cell['source'] = relink(re.sub(r'^#\|.*\n?', '', text, flags=re.M))
+        if holds_only_imports(cell):
+            cell['metadata'].setdefault('tags', []).append('hide-input')
         cells.append(cell)
     notebook['cells'] = cells
     path.write_text(json.dumps(notebook), encoding='utf8')
@@ -114,7 +125,8 @@ def build(site=SITE):
         command = [sys.executable, '-B', '-m', 'sphinx', '-b', 'html', '-W', '--keep-going', '-q']
         command += ['-c', source / 'docs', '-d', Path(folder) / 'doctrees', source]
         shutil.rmtree(site, ignore_errors=True)
-        subprocess.run([*command, site], check=True, cwd=folder)
+        environment = {**os.environ, 'PYTHONPATH': str(ROOT)}  # the API is that of this checkout
+        subprocess.run([*command, site], check=True, cwd=folder, env=environment)
     (site / '.nojekyll').touch()
     print(f'the documentation is in {site}; open {site / "index.html"}')
 

@@ -22,10 +22,14 @@ def one_line(text):
 
 
 def escaped(text):
-    "A comment as reStructuredText: `x` is code, everything else is plain"
-    parts = re.split(r'(`[^`]+`)', one_line(text))
-    plain = [p if p.startswith('`') else re.sub(r'([*_|\\])', r'\\\1', p) for p in parts]
-    return ''.join(f'`{p}`' if p.startswith('`') else p for p in plain)
+    "Plain text as reStructuredText: `x` becomes code, nothing else is markup"
+    out = ''
+    for part in re.split(r'(`[^`]+`)', one_line(text)):
+        code = part.startswith('`')
+        if out.endswith('`') and part[:1].isalnum():
+            out += r'\ '  # the plural of a name
+        out += f'`{part}`' if code else re.sub(r'([*_|`\\])', r'\\\1', part)
+    return out
 
 
 def add_comments(app, what, name, obj, options, lines):

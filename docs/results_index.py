@@ -19,7 +19,7 @@ THEMES = {
     'corruptions': 'Accuracy on corrupted signals.',
     'predictions': 'The prediction of every model for every test window, for significance tests.',
     'formats': 'Exported files: size, accuracy and agreement with the model.',
-    'explanations': 'Faithfulness of attributions and the effect of distillation on them (chapter 08).',
+    'explanations': 'Faithfulness of attributions, and how distillation changes them (chapter 08).',
     'benchmarks': 'Latency, stream and explorer, measured on one machine.',
 }
 COMPARE = 'chapter 05a: `harkd run compare`'
@@ -57,7 +57,7 @@ WITHOUT_RECIPE = {
         '`python -m tests.bench_deploy --streamed`',
     ),
 }
-INTRODUCTION = """# Results
+INTRODUCTION = """# Result files
 
 > Every published figure, with the recipe that made it
 
