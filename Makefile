@@ -56,7 +56,7 @@ format: $(VENV)/.all
 	$(BIN)/ruff format $(SOURCE)
 
 lab: $(VENV)/.all
-	$(BIN)/jupyter lab nbs/index.ipynb
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" nbs/index.ipynb
 
 explore: $(VENV)/.all
 	$(BIN)/harkd explore $(if $(RUN),"$(RUN)")
