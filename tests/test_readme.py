@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from IPython.display import Markdown
 
-from docs.pages import IMAGES, PAGES, from_root, pictures, read_cells, source
+from docs.pages import IMAGES, PAGES, from_root, page, pictures, read_cells, source
 from docs.results_index import RESULTS, results_index
 from harkd.cli import app, join_pairs, parse_params, read_params, recipes, runnable
 from harkd.data import load_dataset
@@ -60,6 +60,11 @@ def commands(page, program):
 
 
 @pytest.mark.parametrize('name', PAGES)
+def test_page_is_made_from_its_notebook(name):
+    assert read(name) == page(PAGES[name]), 'run make readme'
+
+
+@pytest.mark.parametrize('name', PAGES)
 def test_every_paragraph_of_the_notebook_is_on_the_page_in_order(name):
     text, at = squeezed(read(name)), 0
     for cell in read_cells(PAGES[name]):
@@ -71,12 +76,12 @@ def test_every_paragraph_of_the_notebook_is_on_the_page_in_order(name):
 
 @pytest.mark.parametrize('name, least', [('README.md', 3), ('RESULTS.md', 25)])
 def test_figures_are_those_of_the_results_of_today(name, least, published):
-    scope, page = {}, read(name)
+    scope, text = {}, read(name)
     shown = [run_cell(code, scope) for code in code_cells(PAGES[name])]
     computed = [from_root(s.data).strip('\n') for s in shown if isinstance(s, Markdown)]
     assert len(computed) >= least
-    for text in computed:
-        assert text in page, f'{name} shows other figures (make readme): {text[:80]}'
+    for figures in computed:
+        assert figures in text, f'{name} shows other figures (make readme): {figures[:80]}'
 
 
 @pytest.mark.parametrize('name', PAGES)
