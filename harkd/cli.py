@@ -223,7 +223,7 @@ def recipes() -> dict[str, dict]:  # Name to {'says','chapter','params'}
     "The experiments behind published figures"
     return {
         p.stem: json.loads(p.read_text(encoding='utf8'))
-        for p in sorted((notebooks_dir() / 'recipes').glob('*.json'))
+        for p in sorted((notebooks_dir() / 'recipes').rglob('*.json'), key=lambda p: p.stem)
     }
 
 

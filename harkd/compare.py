@@ -47,7 +47,7 @@ from harkd.runs import (
     load_model,
     load_tensors,
     read_json,
-    results_dir,
+    results_file,
     save_tensors,
     set_seed,
     write_bytes,
@@ -283,7 +283,7 @@ def compare_methods(
         write_results(cfg.results, rows)
         [
             write_bytes(
-                results_dir() / f'{cfg.results}_{n}.csv',
+                results_file(f'{cfg.results}_{n}.csv'),
                 compare_table(run, a).to_csv(float_format='%.5g').encode(),
             )
             for n, a in (('table', 'alone'), ('self', 'self'))

@@ -7,8 +7,8 @@ __all__ = ['MODEL_CLASSES', 'NOT_COMPUTED', 'RESULT_COLUMNS', 'LEDGER_COLUMNS', 
            'check_params', 'injected_params', 'make_config', 'check_range', 'check_positive', 'check_choice',
            'added_field', 'renamed_field', 'plain_config', 'hash_config', 'processor', 'environment', 'write_bytes',
            'write_json', 'DamagedFile', 'read_json', 'save_tensors', 'load_tensors', 'find_module', 'find_model_class',
-           'make_model', 'save_model', 'load_model', 'repo_root', 'Run', 'results_dir', 'result_rows', 'write_results',
-           'read_ledger', 'write_ledger']
+           'make_model', 'save_model', 'load_model', 'repo_root', 'Run', 'results_dir', 'results_file', 'result_rows',
+           'write_results', 'read_ledger', 'write_ledger']
 
 # %% ../nbs/02c_runs.ipynb #4fa57288
 import ast
@@ -470,6 +470,14 @@ def results_dir() -> Path:  # `HARKD_RESULTS`, which tests set, or nbs/results
     "Where result tables are"
     return Path(os.environ.get('HARKD_RESULTS') or repo_root() / 'nbs' / 'results')
 
+# %% ../nbs/02c_runs.ipynb #4e5a17f1
+def results_file(
+    name: str,  # With its suffix, as in 'utd_100k.csv'; 'formats/utd_new.csv' names a folder, too
+) -> Path:
+    "Where a result file is, in whichever theme's folder; a new one goes to the top"
+    found = sorted(results_dir().rglob(name))
+    return found[0] if found else results_dir() / name
+
 # %% ../nbs/02c_runs.ipynb #5b20ca1f
 def _check_hashes(table):
     for column in ('config_hash', 'data_hash'):
@@ -502,7 +510,7 @@ def write_results(
     "Write a result table; an earlier one of this name is replaced"
     rows = rows if isinstance(rows, list) else rows.to_dict('records')
     text = result_rows(rows, columns).to_csv(index=False, float_format='%.6g')
-    return write_bytes(results_dir() / f'{name}.csv', text.encode())
+    return write_bytes(results_file(f'{name}.csv'), text.encode())
 
 # %% ../nbs/02c_runs.ipynb #b63759f2
 LEDGER_COLUMNS = [

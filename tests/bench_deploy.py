@@ -24,7 +24,7 @@ from harkd.runs import (
     Run,
     hash_config,
     processor,
-    results_dir,
+    results_file,
     set_seed,
     write_bytes,
     write_json,
@@ -321,7 +321,7 @@ if __name__ == '__main__':
         rows = latency_rows(a.student, a.reference, name)
         write_results(name, rows)
         v = verdict(rows)
-        write_json(results_dir() / f'{name}.json', v)
+        write_json(results_file(f'{name}.json'), v)
         print(json.dumps(v, indent=1))
     if a.streamed:
         import pandas as pd
@@ -334,5 +334,5 @@ if __name__ == '__main__':
     if a.windowed:
         with tempfile.TemporaryDirectory() as tmp:
             h = hour(a.windowed, folder=tmp)
-        write_json(results_dir() / 'bench_stream.json', h)
+        write_json(results_file('bench_stream.json'), h)
         print(json.dumps(h, indent=1))

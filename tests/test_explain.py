@@ -121,9 +121,9 @@ def test_a_picture_says_what_was_found():
 
 def test_the_committed_study_tells_real_maps_apart():
     folder = ROOT / 'nbs' / 'results'
-    t = pd.read_csv(folder / 'utd_explain_proof.csv')
-    trained = pd.read_csv(folder / 'utd_official.csv')
-    for p in folder.glob('utd_explain*.csv'):
+    t = pd.read_csv(folder / 'explanations' / 'utd_explain_proof.csv')
+    trained = pd.read_csv(folder / 'distillation' / 'utd_official.csv')
+    for p in folder.rglob('utd_explain*.csv'):
         d = pd.read_csv(p)
         assert (
             p.stat().st_size < 200_000
