@@ -553,10 +553,12 @@ def stream_csv(
     return s.report
 
 
-def main(args=None):
+def main(args=None, prog=None):
     "The command of a bundle"
     p = argparse.ArgumentParser(
-        description='Decide on a stream of sensor samples: CSV in (time, channels), decisions out.'
+        prog=prog,
+        description='Decide on a stream of sensor samples: CSV in (time, channels), decisions out.',
+        epilog=f"Example: {prog or 'python bundle/runtime.py'} bundle < samples.csv",
     )
     p.add_argument(
         'bundle',

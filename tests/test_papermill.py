@@ -34,10 +34,10 @@ CONFIGS = {
     'formats': FormatsConfig,
     'baselines': BaselineConfig,
     'corruptions': CorruptionConfig,
-    'judge': SignificanceConfig,
-    'ablate': AblationConfig,
-    'paper': ReportConfig,
-    'curve': LearningCurveConfig,
+    'significance': SignificanceConfig,
+    'ablation': AblationConfig,
+    'report': ReportConfig,
+    'learning_curve': LearningCurveConfig,
 }
 
 
