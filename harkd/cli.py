@@ -490,17 +490,15 @@ def check(
     )
 
 # %% ../nbs/09a_cli.ipynb #52e2f882
+_PASS_ON = dict(allow_extra_args=True, ignore_unknown_options=True, help_option_names=[])
+
+
+@partial(_command, context_settings=_PASS_ON)
 def stream(ctx: typer.Context):
     "Decide on samples, from standard input."
     from harkd.runtime import main as run_stream
 
     run_stream(ctx.args, 'harkd stream')
-
-
-_command(
-    stream,
-    context_settings=dict(allow_extra_args=True, ignore_unknown_options=True, help_option_names=[]),
-)
 
 # %% ../nbs/09a_cli.ipynb #a1ccfc4c
 @_command
