@@ -185,7 +185,7 @@ def test_law_2_the_teacher_scores_in_the_loop_what_it_scores_alone(windows):
     student = make_student('conv_8k', windows, ('imu',))
     distill(student, teacher, loader, cfg=DistillConfig(epochs=1, alpha=0.5))
     lesson = DistillationLoss([teacher], ['kd'], 0.5, 2.0, 0.0)
-    inside = torch.cat([lesson.teach(b)[0].logits for b in loader.eval_batches(loader.split.val)])
+    inside = torch.cat([lesson.teacher_features(b)[0].logits for b in loader.eval_batches(loader.split.val)])
     assert torch.equal(inside, predict(teacher, loader, loader.split.val)) and not teacher.training
     assert (inside.argmax(1).numpy() == windows.y[loader.split.val]).mean() == accuracy(
         teacher, loader, loader.split.val
