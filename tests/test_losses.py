@@ -177,3 +177,32 @@ def test_losses_refuse_what_they_cannot_compare():
     ):
         with pytest.raises(ValueError, match=says):
             f(a, b)
+
+
+def test_a_regressor_keeps_the_other_axes():
+    regressor = ll.Regressor(5, 7)
+    x = torch.randn(3, 4, 5)
+    assert regressor(x).shape == (3, 4, 7) and regressor(x[:, 0]).shape == (3, 7)
+    assert sum(p.numel() for p in regressor.parameters()) == 5 * 7 + 2 * 7
+
+
+def test_no_gradient_of_factor_transfer_reaches_the_teacher():
+    s, t = torch.randn(4, 6, 3, requires_grad=True), torch.randn(4, 5, 8, requires_grad=True)
+    ll.FactorTransfer(3, 8)(s, t).backward()
+    assert s.grad.abs().sum() > 0 and t.grad is None
+
+
+def test_crd_fixes_its_constants_at_the_first_batch():
+    crd = ct.CRD(5, 7, torch.arange(30) % 3, dim=8, negatives=20)
+    index = torch.tensor([4, 9, 2])
+    crd(torch.randn(3, 5), torch.randn(3, 7), index)
+    constants = crd.z.clone()
+    crd(torch.randn(3, 5), torch.randn(3, 7), index)
+    assert (constants > 0).all() and torch.equal(crd.z, constants)
+
+
+def test_kdsvd_and_cc_at_agreement_and_in_another_order():
+    maps = [torch.randn(2, 6, 4), torch.randn(2, 5, 4)]
+    assert fl.kdsvd_loss(maps, maps) == pytest.approx(0.0, abs=1e-6)
+    order = [0, 2, 1, 3, 4, 5, 6, 7]
+    assert fl.cc_loss(es[order], et[order]) != fl.cc_loss(es, et)
