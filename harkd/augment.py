@@ -282,8 +282,6 @@ class Augment:
                 x[name] = self._corrupt_sensors(values, batch.channels[name], generator)
         return replace(batch, x=x)
 
-    _after = apply_normalised
-
     def _augment_raw(self, batch, generator):  # in SI units
         if self.virtual:
             drawn = torch.rand(len(batch), generator=generator) < self.virtual
