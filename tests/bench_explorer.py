@@ -55,7 +55,7 @@ def slide(explorer, n=40, seed=0) -> np.ndarray:  # (n,) ms
 
 
 def measure(stage: ExplorerData) -> list[dict]:
-    x = AttributionExplorer(stage=stage)
+    explorer = AttributionExplorer(data=data)
     c = x.controls
     rows = []
     if stage.loader.split.windows.card.whole:
