@@ -337,7 +337,7 @@ class CorpusLoader:
         x = both.reshape(b, u, t, 6)
         return UnitBatch(x, present.to(device), fs, samples, ids.to(device))
 
-# %% ../nbs/06_pretrain.ipynb #fa658413
+# %% ../nbs/06_pretrain.ipynb #2e4b63e3
 def masked_patch_loss(
     prediction: Tensor,  # (b,p,t,c)
     target: Tensor,  # (b,p,t,c)
@@ -347,7 +347,7 @@ def masked_patch_loss(
 ) -> Tensor:  # Scalar
     "Error of hidden patches, each normalised in time (tsfm, stage 1)"
     mean = target.mean(2, keepdim=True)
-    std = target.std(2, keepdim=True).clamp(min=1e-6)
+    std = target.std(2, keepdim=True, correction=0).clamp(min=1e-6)
     error = (prediction - (target - mean) / std).square().mean(2)
     weight = ((valid & masked)[..., None] & channels[:, None]).to(error)
     return (error * weight).sum() / weight.sum().clamp(min=1)
