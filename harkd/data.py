@@ -320,6 +320,124 @@ _CARDS = [
 ]
 DATASETS = {card.name: card for card in _CARDS}
 
+# %% ../nbs/00_data.ipynb #f00dca2d
+_WEARABLES = [
+    DatasetCard(
+        name='hapt',
+        title='Six daily activities and six transitions, phone at the waist',
+        reader='wearables:read_hapt',
+        classes=tuple(
+            'WALKING WALKING_UPSTAIRS WALKING_DOWNSTAIRS SITTING STANDING LAYING STAND_TO_SIT '
+            'SIT_TO_STAND SIT_TO_LIE LIE_TO_SIT STAND_TO_LIE LIE_TO_STAND'.split()
+        ),
+        fs=50.0,
+        student=('waist',),
+        teacher=('waist',),
+        window_s=2.56,
+        stride_s=1.28,
+        where='archive.ics.uci.edu, dataset 341 (the same 30 people as uci_har)',
+        cite='Reyes-Ortiz et al. 2016',
+        terms='research use, not commercial',
+    ),
+    DatasetCard(
+        name='motionsense',
+        title='Six daily activities, phone in the front pocket',
+        reader='wearables:read_motionsense',
+        classes=('downstairs', 'upstairs', 'walking', 'jogging', 'sitting', 'standing'),
+        fs=50.0,
+        student=('pocket',),
+        teacher=('pocket',),
+        window_s=3.0,
+        stride_s=1.5,
+        where='github.com/mmalekzadeh/motion-sense (A_DeviceMotion_data.zip)',
+        cite='Malekzadeh et al. 2019',
+        terms='MIT / ODbL',
+    ),
+    DatasetCard(
+        name='dsads',
+        title='19 daily and sports activities, five units on torso, arms and legs',
+        reader='wearables:read_dsads',
+        classes=tuple(
+            'sitting standing lying_back lying_right ascending_stairs descending_stairs '
+            'standing_elevator moving_elevator walking_parking walking_treadmill_flat '
+            'walking_treadmill_incline running_treadmill exercising_stepper '
+            'exercising_cross_trainer cycling_horizontal cycling_vertical rowing jumping '
+            'playing_basketball'.split()
+        ),
+        fs=25.0,
+        student=('right_arm',),
+        teacher=('torso', 'right_arm', 'left_arm', 'right_leg', 'left_leg'),
+        window_s=5.0,
+        stride_s=2.5,
+        where='archive.ics.uci.edu, dataset 256 (data.zip)',
+        cite='Altun & Barshan 2010',
+        terms='CC BY 4.0',
+    ),
+    DatasetCard(
+        name='wisdm',
+        title='18 activities of daily living, watch',
+        reader='wearables:read_wisdm',
+        classes=tuple(
+            'walking jogging stairs sitting standing typing brushing_teeth eating_soup '
+            'eating_chips eating_pasta drinking eating_sandwich kicking playing_catch dribbling '
+            'writing clapping folding_clothes'.split()
+        ),
+        fs=20.0,
+        student=('watch',),
+        teacher=('watch',),
+        window_s=5.0,
+        stride_s=2.5,
+        where='archive.ics.uci.edu, dataset 507 (wisdm-dataset.zip)',
+        cite='Weiss 2019',
+        terms='CC BY 4.0',
+    ),
+    DatasetCard(
+        name='selfback',
+        title='Nine activities, wrist and thigh accelerometers',
+        reader='wearables:read_selfback',
+        classes=tuple(
+            'downstairs jogging lying sitting standing upstairs walk_fast walk_mod walk_slow'.split()
+        ),
+        fs=50.0,
+        student=('wrist',),
+        teacher=('wrist', 'thigh'),
+        window_s=3.0,
+        stride_s=1.5,
+        where='github.com/rgu-selfback/Datasets (selfBACK.zip)',
+        cite='Sani et al. 2017',
+        terms='CC BY 4.0',
+    ),
+    DatasetCard(
+        name='physical_therapy',
+        title='Eight physical therapy exercises, five units',
+        reader='wearables:read_physical_therapy',
+        classes=tuple(f'e{k}' for k in range(1, 9)),
+        fs=25.0,
+        student=('unit_1',),
+        teacher=tuple(f'unit_{k}' for k in range(1, 6)),
+        window_s=4.0,
+        stride_s=2.0,
+        where='archive.ics.uci.edu, dataset 730 (physical_therapy.zip)',
+        cite='Yurtman & Barshan 2014',
+        terms='CC BY 4.0',
+    ),
+    DatasetCard(
+        name='sisfall',
+        title='19 daily activities and 15 falls, sensor at the waist',
+        reader='wearables:read_sisfall',
+        classes=tuple([f'D{k:02d}' for k in range(1, 20)] + [f'F{k:02d}' for k in range(1, 16)]),
+        fs=50.0,
+        student=('waist',),
+        teacher=('waist',),
+        window_s=3.0,
+        stride_s=1.5,
+        where='sistemic.udea.edu.co/en/research/projects/english-falls (SisFall_dataset.zip)',
+        cite='Sucerquia et al. 2017',
+        terms='research use',
+    ),
+]
+DATASETS |= {card.name: card for card in _WEARABLES}
+
 # %% ../nbs/00_data.ipynb #95f0a183
 def dataset_card(
     name: str,  # One of `DATASETS`
