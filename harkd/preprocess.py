@@ -518,12 +518,13 @@ def _check_lost(table, data, card, report, missing):
     gone = [s for s in gone if s is not None and (not wanted or s in wanted)]
     if not gone or missing == 'report':
         return
-    why = next(r for r in report['lost'] if r['subject'] == gone[0])
+    first = {r['subject']: r for r in reversed(report['lost'])}
+    who = '; '.join(f"'{s}' ({first[s]['recording']}: {first[s]['why']})" for s in gone[:5])
+    more = f' and {len(gone) - 5} more' if len(gone) > 5 else ''
     own = ', or leave them out with "drop_subjects" in manifest.json'
     raise BadRecording(
-        f'{card.name}: no window of subject {", ".join(map(repr, gone))} is left '
-        f"(e.g. {why['recording']}: {why['why']}); pass missing='report' to go on without them"
-        + (own if card.reader.startswith('sessions') else '')
+        f"{card.name}: no window is left of subject {who}{more}; pass missing='report' to go on "
+        'without them' + (own if card.reader.startswith('sessions') else '')
     )
 
 # %% ../nbs/01_preprocess.ipynb #9abaabe4
