@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .clocks import LATE_S, measured_rate
 from .data import DATASETS, BadRecording
 from .plausibility import ACC_UNITS, FASTEST, rest_magnitude
 from .readers import G
 from .sessions import MANIFEST, nearest
-from .tables import MARKS, TableFormat, open_text
+from .tables import MARKS, TableFormat, open_text, read_table
 
 # %% ../nbs/00d_guess.ipynb #3ec56e88
 ROWS = 4000  # Lines of a file that are looked at
@@ -164,7 +165,8 @@ class Column:
             return False
         steps = np.diff(self.numbers)
         counts = (steps == 1).all() and self.numbers[0] in (0, 1)
-        return bool((steps >= 0).mean() > 0.98 and steps.sum() > 0 and not counts)
+        many = self.distinct > max(2, len(steps) / 500)
+        return bool((steps >= 0).mean() > 0.98 and (steps > 0).any() and many and not counts)
 
 
 def name_sensor(
@@ -384,6 +386,7 @@ class NamePlan:
     subject: int | None = None
     label: int | None = None
     stream: list = field(default_factory=list)
+    vary: list = field(default_factory=list)  # Places that differ, each of its own way once
 
     def word(self, k, i):
         return self.places[k][i]
@@ -395,10 +398,13 @@ def plan_names(
 ) -> NamePlan:
     "What the words in the names of files and folders seem to mean"
     plan = NamePlan(_places(paths))
-    vary = [k for k, p in enumerate(plan.places) if len(set(p)) > 1]
+    codes = {k: tuple(pd.factorize(np.array(p))[0]) for k, p in enumerate(plan.places)}
+    first = {code: k for k, code in reversed(codes.items())}  # 's01/s01_…' says it twice
+    vary = sorted(k for code, k in first.items() if any(code))
+    plan.vary = vary
     for k in vary:
         device = all(re.search(DEVICE, w, re.I) for w in plan.places[k])
-        if device and _pairs_up(plan.places, k):
+        if device and _pairs_up([plan.places[j] for j in vary], vary.index(k)):
             plan.stream.append(k)
     left = [k for k in vary if k not in plan.stream]
     people = [k for k in left if all(re.search(PERSON, w, re.I) for w in plan.places[k])]
@@ -494,8 +500,8 @@ def _stream_name(plan, i):
 
 
 def _recording_id(plan, i):
-    vary = [k for k, p in enumerate(plan.places) if len(set(p)) > 1 and k not in plan.stream]
-    return '_'.join(dict.fromkeys(plan.word(k, i) for k in vary)) or plan.places[-1][i]
+    words = [plan.word(k, i) for k in plan.vary if k not in plan.stream]
+    return '_'.join(dict.fromkeys(words)) or plan.places[-1][i]
 
 
 def _pattern(text, path):
@@ -545,16 +551,18 @@ def _recordings(kept, plan, answers, labelled, guessed):
     for r in table[lacking].itertuples():
         guessed.append(f'left out: {r.id}, which has no file for one of {", ".join(streams)}')
     table = table[~lacking].reset_index(drop=True)
+    if not len(table):
+        raise BadRecording(f'no recording has a file for each of {", ".join(streams)}')
     return table.drop(columns='label') if labelled else table
 
 # %% ../nbs/00d_guess.ipynb #49b31012
 SOME = 6  # Files of a stream that are looked at for units and rates
 
 
-def _samples_of(kept, files):
+def _samples_of(files):
     some = [files[k] for k in np.unique(np.linspace(0, len(files) - 1, SOME).astype(int))]
-    samples = [s for f in some if (s := sample_file(f)).channels == kept[files[0]].channels]
-    return samples or [kept[files[0]]]
+    samples = [sample_file(f) for f in some]
+    return [s for s in samples if s.channels == samples[0].channels]
 
 
 def _rate_of(samples, unit):
@@ -611,10 +619,10 @@ def _units(name, samples, rate, guessed, unknown):
             guessed.append(f'{name}: {sensor} is in {units[sensor]}')
     return units
 
-# %% ../nbs/00d_guess.ipynb #e388b45a
-def _stream_entry(name, kept, table, column, guessed, unknown):
+# %% ../nbs/00d_guess.ipynb #e6bf94dc
+def _stream_entry(name, table, column, guessed, unknown):
     files = table[column].tolist()
-    samples = _samples_of(kept, files)
+    samples = _samples_of(files)
     first = samples[0]
     unit = _stamps(first)[0] if first.time else ''
     rate = _rate_of(samples, unit)
@@ -673,10 +681,29 @@ def _ask_for(manifest, table, first, answers, unknown):
         )
 
 
-def _timing(manifest, first, unit, rate, guessed):
+def _order(paths, sample, unit):
+    "'split' or 'sort' where the clock of some file goes back, else ''"
+    for path in paths:
+        table = read_table(path, sample.format or TableFormat(), stamps=[sample.time])
+        time = table.columns[sample.time]
+        if time.dtype.kind not in 'if' or not (np.diff(time) * SECONDS[unit] < -LATE_S).any():
+            continue
+        before, after = (measured_rate(t * SECONDS[unit]) for t in (time, np.sort(time)))
+        overlap = after > 1.2 * measured_rate(np.maximum.accumulate(time) * SECONDS[unit])
+        return 'split' if overlap and after > 1.2 * before else 'sort'
+    return ''
+
+
+def _timing(manifest, table, first, unit, rate, guessed):
     if first.time:
         manifest['time'] = {'column': first.time, **({'unit': unit} if unit else {})}
         guessed.append(f"time is the column '{first.time}' in {unit or 'an unknown unit'}")
+        paths = table.filter(like='file').iloc[:, 0].tolist()[:SOME]
+        order = _order(paths, first, unit) if unit in SECONDS else ''
+        if order:
+            manifest['time']['order'] = order
+            why = {'sort': 'rows are not in order of time', 'split': 'the clock restarts'}[order]
+            guessed.append(f'time: {why}, so "order" is \'{order}\'')
     if np.isfinite(rate):
         manifest['fs'] = round(rate) if 5 <= rate <= 60 else 50
         guessed.append(f'fs is {manifest["fs"]} Hz: recorded at {rate:.4g} Hz')
@@ -717,9 +744,9 @@ def guess_manifest(
     entries = {}
     for column in columns:
         name = column.removeprefix('file_') if len(columns) > 1 else 'imu'
-        entries[name] = _stream_entry(name, kept, table, column, guessed, unknown)
+        entries[name] = _stream_entry(name, table, column, guessed, unknown)
     student = _student(list(entries))
-    _timing(manifest, first, *entries[student[0]][2:], guessed)
+    _timing(manifest, table, first, *entries[student[0]][2:], guessed)
     manifest['streams'] = {n: e[0] for n, e in entries.items()}
     manifest |= {'student': student, 'teacher': list(entries)}
     guessed.append(f'the student gets {", ".join(student)}, the teacher {", ".join(entries)}')
