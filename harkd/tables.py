@@ -13,6 +13,7 @@ import gzip
 import lzma
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -75,67 +76,96 @@ def open_text(
     mark = next((e for m, e in MARKS.items() if first.startswith(m)), None)
     return opener(path, 'rt', encoding=mark or encoding or 'utf-8')
 
-# %% ../nbs/00ba_tables.ipynb #a5542507
+# %% ../nbs/00ba_tables.ipynb #39a28d52
+PIECE = 20_000  # Rows that are held as text at a time
+
+
 @dataclass
 class _Rows:
-    "Rows of a text table, each with the line of the file it ends on"
+    "The cells of a text table, by pieces; rows know the line of the file they end on"
 
     path: Path
     format: TableFormat
     names: list = field(default_factory=list)  # Of the columns
     dropped: list = field(default_factory=list)  # Lines left out because of a wrong count
-    pending: list = field(default_factory=list)  # Rows without any cell, kept unless they are last
     trailing: int = 0  # Rows without any cell at the end
 
     def open(self, file):
         end = self.format.line_end
-        lines = (line.rstrip('\r\n') for line in file)
-        if end:
-            lines = (line.rstrip().removesuffix(end) for line in lines)
-        skipped = sum(1 for _ in islice(lines, self.format.skip))
-        self.reader = csv.reader(lines, delimiter=self.format.separator(self.path), strict=True)
-        self.offset = skipped
+        self.sep = self.format.separator(self.path)
+        self.lines = (line.rstrip().removesuffix(end) for line in file) if end else iter(file)
+        self.line = sum(1 for _ in islice(self.lines, self.format.skip))
         self._read_names()
         return self
 
     def _read_names(self):
-        first = next((r for r in self.reader if r), None)
-        if first is None:
-            raise BadRecording(f'{self.path}: has no rows')
+        first = ''
+        while not first.strip('\r\n'):
+            first = next(self.lines, None)
+            if first is None:
+                raise BadRecording(f'{self.path}: has no rows')
+            self.line += 1
+        cells = next(csv.reader([first], delimiter=self.sep, strict=True))
         header = self.format.header
-        self.start = []
         if header is True:
-            self.names = [c.strip() for c in first]
+            self.names = [c.strip() for c in cells]
             self._check_names()
-        else:
-            self.names = list(header) if header else [str(k + 1) for k in range(len(first))]
-            self.start = [(self.line(), first)]
+            return
+        self.names = list(header) if header else [str(k + 1) for k in range(len(cells))]
+        self.lines = chain([first], self.lines)
+        self.line -= 1
 
     def _check_names(self):
         named = [n for n in self.names if n]
         if twice := [n for n in named if named.count(n) > 1]:
             raise BadRecording(
                 f"{self.path}: column '{twice[0]}' occurs {named.count(twice[0])} times in the "
-                f'header; rename the columns (row {self.line()})'
+                f'header; rename the columns (row {self.line})'
             )
 
-    def line(self):
-        return self.offset + self.reader.line_num
+    def pieces(self):
+        "(lines, columns) of up to `PIECE` rows"
+        while block := list(islice(self.lines, PIECE)):
+            columns = self._split(block)
+            if columns is None:
+                yield from self._careful(chain(block, self.lines))
+                return
+            yield self.line + 1 + np.arange(len(block)), columns
+            self.line += len(block)
 
-    def __iter__(self):
-        "(line, cells) of each row that has the right number of cells"
-        for line, row in chain(self.start, ((self.line(), r) for r in self.reader)):
+    def _split(self, block):
+        "Columns of plain rows; None where a row is odd, empty or quoted"
+        k = len(self.names)
+        text = self.sep.join(block)
+        empty = self.sep * (k - 1)
+        if '"' in text or empty in block or f'{empty}\n' in block:
+            return None
+        if any(n != k - 1 for n in map(methodcaller('count', self.sep), block)) or k < 2:
+            return None
+        cells = text.split(self.sep)
+        return [cells[c::k] for c in range(k)]
+
+    def _careful(self, lines):
+        reader = csv.reader(lines, delimiter=self.sep, strict=True)
+        rows = self._right_rows((self.line + reader.line_num, row) for row in reader)
+        while piece := list(islice(rows, PIECE)):
+            yield np.array([line for line, _ in piece]), list(zip(*(row for _, row in piece)))
+
+    def _right_rows(self, rows):
+        "Rows with the right number of cells; those without any are kept unless they are last"
+        pending = []
+        for line, row in rows:
             if not row:
                 continue
             if len(row) != len(self.names):
                 self._wrong_count(line, row)
             elif not any(row):
-                self.pending.append((line, row))
+                pending.append((line, row))
             else:
-                yield from self.pending
-                self.pending.clear()
+                yield from pending
+                pending.clear()
                 yield line, row
-        self.trailing = len(self.pending)
+        self.trailing = len(pending)
 
     def _wrong_count(self, line, row):
         if self.format.bad_rows == 'drop':
@@ -153,8 +183,7 @@ class _Rows:
             return '; was the file cut off? Mend the row, or say "bad_rows": "drop"'
         if not row[-1]:
             return (
-                '; rows end with the separator: say "line_end": '
-                f'"{self.format.separator(self.path)}", or mend the header'
+                f'; rows end with the separator: say "line_end": "{self.sep}", or mend the header'
             )
         return '; is the separator also inside a cell, or the decimal sign?'
 
@@ -223,10 +252,7 @@ class Table:
         columns = {n: v[rows] for n, v in self.columns.items()}
         return Table(self.path, columns, self.lines[rows], self.names, (*self.notes, *notes))
 
-# %% ../nbs/00ba_tables.ipynb #5c3d654e
-PIECE = 50_000  # Rows that are held as text at a time
-
-
+# %% ../nbs/00ba_tables.ipynb #f9261db4
 def _check_columns(path, names, wanted):
     for name in wanted:
         if name in names:
@@ -254,10 +280,9 @@ def _read_text(path, fmt, numbers, texts, stamps):
         rows.open(file)
         _check_columns(path, rows.names, (*numbers, *texts, *stamps))
         pieces = {n: [] for n in dict.fromkeys((*numbers, *texts, *stamps))}
-        lines, rest = [], iter(rows)
-        while piece := list(islice(rest, PIECE)):
-            at, cells = [line for line, _ in piece], list(zip(*(row for _, row in piece)))
-            lines.append(np.array(at))
+        lines = []
+        for at, cells in rows.pieces():
+            lines.append(at)
             for name, parts in pieces.items():
                 column = cells[rows.names.index(name)]
                 parts.append(_convert(path, fmt, name, column, at, name in numbers, stamps, known))
