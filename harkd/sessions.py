@@ -363,6 +363,7 @@ class _Study:
     notes: list  # Of `Note`
     rests: list  # (recording, stream, sensor, unit, Rest) of each accelerometer
     rates: dict  # By stream: measured Hz of each recording
+    clock: np.ndarray | None = None  # The longest clock so far that starts another one
 
     def __post_init__(self):
         where = self.root / 'manifest.json'
@@ -374,6 +375,15 @@ class _Study:
     @property
     def streams(self):
         return self.manifest['streams']
+
+    def share_clock(self, time):
+        "The same times; equal clocks of recordings share their memory"
+        known = self.clock
+        if known is not None and np.array_equal(known[: len(time)], time):
+            return known[: len(time)]
+        if known is None or np.array_equal(known, time[: len(known)]):
+            self.clock = time
+        return time
 
     def note(self, kind, text, recording='', file=''):
         self.notes.append(Note(kind, text, recording, str(file)))
@@ -404,10 +414,10 @@ def _read_files(study, row):
 def _seconds(study, read):
     "Times of the rows of each file, from the first row of any"
     if not study.rules:
-        return {f: np.arange(len(t)) / study.fs for f, (t, _) in read.items()}
+        return {f: study.share_clock(np.arange(len(t)) / study.fs) for f, (t, _) in read.items()}
     clocks = [c for _, c in read.values()]
     zero = min(c.ticks[0] for c in clocks)
-    times = {f: c.seconds(zero) for f, (_, c) in read.items()}
+    times = {f: study.share_clock(c.seconds(zero)) for f, (_, c) in read.items()}
     for path, time in times.items():
         unit = study.rules.unit or 's'
         dated = read[path][1].scale == 1e-9 and unit != 'ns'

@@ -300,7 +300,7 @@ def _convert(path, fmt, name, column, at, number, stamps, known):
     except ValueError as e:
         k = _first_bad(column, fmt.decimal)
         raise BadRecording(
-            f"{path}: row {at[k]}: column '{name}' is not numbers: '{column[k]}' "
+            f"{path}: row {at[k]}: column '{name}' is not numbers: '{column[k].strip()}' "
             f'({e}); only an empty cell is missing'
         ) from None
 
