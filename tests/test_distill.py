@@ -148,7 +148,7 @@ def test_consistency_pulls_the_corrupted_prediction_and_not_the_clean_one(new_st
     set_seed(3)
     got = DistillationLoss([], [], consistency=0.5)(student, batch)
     set_seed(3)
-    corrupted = CORRUPTED_VIEW._after(batch, None).x['imu']
+    corrupted = CORRUPTED_VIEW.apply_normalised(batch).x['imu']
     clean = student(batch.x['imu']).log_softmax(1).detach()
     kl = (clean.exp() * (clean - student(corrupted).log_softmax(1))).sum(1).mean()
     assert kl > 0.01
