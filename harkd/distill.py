@@ -9,6 +9,7 @@ __all__ = ['CORRUPTED_VIEW', 'ARMS', 'split_names', 'DistillConfig', 'StudentWit
            'plot_summary', 'open_run']
 
 # %% ../nbs/05_distill.ipynb #8e8c2b7c
+import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -754,7 +755,7 @@ def run_distill(
     windows = check_experiment(cfg)
     run = Run(path or run_name(cfg), cfg, windows.hash)
     folds = _folds(cfg, experiment_splits(replace(cfg, fold=-1), windows))
-    progress = cfg.jobs == 1
+    progress = cfg.jobs == 1 or 'HARKD_PROGRESS' in os.environ
     tasks = [(cfg, run.path, fold, seed, progress) for seed in range(cfg.seeds) for fold in folds]
     title = f'{cfg.dataset}: teacher, control, student'
     fold_rows = sum(run_tasks(run_fold, tasks, cfg.jobs, title), [])

@@ -8,6 +8,7 @@ __all__ = ['TrainConfig', 'learning_rate', 'run_model', 'to_device', 'predict', 
 
 # %% ../nbs/02d_train.ipynb #40f86c81
 import math
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -365,13 +366,23 @@ class _Training:
         return self.history
 
 # %% ../nbs/02d_train.ipynb #41b52a99
+_PROGRESS = 'HARKD_PROGRESS'  # Names the file into which a command wants progress reported
+
+
+def _report(name, row, epochs):
+    "One line for the command that waits for this training, possibly in another process"
+    if name and _PROGRESS in os.environ:
+        with open(os.environ[_PROGRESS], 'a', encoding='utf8') as file:
+            file.write(f'{name}, epoch {row["epoch"]}/{epochs}\n')
+
+
 def _progress_bar(training, name):
     return tqdm(
         range(training.steps_done, training.total),
         name,
         initial=training.steps_done,
         total=training.total,
-        disable=not (name and training.accelerator.is_main_process),
+        disable=not (name and training.accelerator.is_main_process) or _PROGRESS in os.environ,
         delay=1.0,
         mininterval=0.5,
         leave=False,
@@ -404,6 +415,7 @@ def train(
         if training.epoch_ended:
             training.end_epoch(val_every)
             _show(bar, training.history[-1])
+            _report(progress, training.history[-1], cfg.epochs)
         if checkpoint and training.checkpoint_due(every):
             training.save(checkpoint)
     return training.finish()
