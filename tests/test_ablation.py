@@ -1,0 +1,78 @@
+"Chapter 07h: one change at a time, on the same folds and seeds"
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from harkd.ablation import (
+    AblationConfig,
+    ablation_table,
+    parse_change,
+    plot_ablation,
+    run_ablation,
+    run_change,
+)
+
+BASE = AblationConfig()
+TINY = AblationConfig(
+    'synth',
+    student='conv_8k',
+    epochs=8,
+    teacher_epochs=1,
+    folds=3,
+    seeds=2,
+    jobs=1,
+    lr=0.02,
+    changes='lr=1e-9; student.drop=.5',
+)
+
+
+def test_a_change_is_the_recipe_with_other_values():
+    cfg, arguments = parse_change('mixup=0, student.depth=3', BASE)
+    assert (cfg.mixup, arguments) == (0.0, {'depth': 3})
+    assert replace(cfg, mixup=BASE.mixup) == BASE
+    assert parse_change('', BASE) == (BASE, {})
+    assert parse_change('student_inputs=imu+norm', BASE)[0].student_inputs == 'imu+norm'
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        ('mixpu=0', "'mixpu' cannot be changed here"),
+        ('final=True', "'final' cannot be changed here"),
+        ('mixup', "a change is name=value, got 'mixup'"),
+        ('alone=False,alpha=2', r'alpha must be in \[0,1\], got 2'),
+        ('alpha=.2', "'alpha' would change nothing here: the student is trained alone"),
+        ('alone=False,teacher_epochs=3', "'teacher_epochs' would change nothing here"),
+    ],
+)
+def test_a_change_without_meaning_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        parse_change(change, BASE)
+
+
+def test_every_change_is_trained_on_the_same_folds_and_seeds(tmp_path):
+    run = run_ablation(TINY, tmp_path / 'a')
+    rows = run.metrics['rows']
+    recipe = [r for r in rows if r['method'] == 'recipe' and r['seed'] == 1]
+    assert run_change(TINY, run.path, '', 1, 1)['accuracy'] == recipe[1]['accuracy']
+    table = ablation_table(rows)
+    assert table.trainings.tolist() == [6, 6, 6]
+    assert table.index.tolist() == ['recipe', 'lr=1e-9', 'student.drop=.5']
+    by_change = pd.DataFrame(rows).groupby('method').accuracy.mean()
+    assert by_change['lr=1e-9'] < by_change['recipe']  # untrained weights must show
+    assert len(plot_ablation(rows).get_yticklabels()) == 2
+
+
+def test_a_distilled_recipe_is_changed_too(tmp_path):
+    cfg = replace(TINY, alone=False, changes='alpha=0.1', seeds=1, epochs=1)
+    rows = run_ablation(cfg, tmp_path / 'b').metrics['rows']
+    assert {r['arm'] for r in rows} == {'distilled'}
+
+
+def test_an_ablation_stays_inside_the_training_subjects():
+    with pytest.raises(ValueError, match='stays inside the training subjects'):
+        run_ablation(replace(TINY, final=True))
+    with pytest.raises(ValueError, match='pretrain follows a teacher'):
+        run_ablation(replace(TINY, pretrain=3))

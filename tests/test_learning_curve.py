@@ -1,0 +1,77 @@
+"Chapter 07j: accuracy over the number of training subjects"
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from harkd.experiment import experiment_splits, experiment_windows
+from harkd.learning_curve import (
+    LearningCurveConfig,
+    learning_curve_table,
+    plot_learning_curve,
+    run_learning_curve,
+    run_point,
+    subject_counts,
+    subsample_subjects,
+)
+from tests.conftest import ROOT
+
+TINY = LearningCurveConfig('synth', student='conv_8k', epochs=4, folds=3, seeds=2, jobs=1, lr=0.02)
+
+
+@pytest.fixture(scope='module')
+def full():
+    return experiment_splits(TINY, experiment_windows(TINY))[0]
+
+
+def test_fewer_training_subjects_are_tested_on_the_same(full):
+    part = subsample_subjects(full, 2, 0)
+    assert len(part.subjects('train')) == 2
+    assert part.subjects('val') == full.subjects('val')
+    assert set(part.subjects('train')) < set(full.subjects('train'))
+    assert subsample_subjects(full, 2, 0).train.tolist() == part.train.tolist()
+
+
+def test_all_subjects_are_all_windows(full):
+    assert sorted(subsample_subjects(full, 4, 1).train) == sorted(full.train)
+    with pytest.raises(ValueError, match='has 4 training subjects, cannot take 9'):
+        subsample_subjects(full, 9, 0)
+
+
+def test_counts_are_given_or_spread_evenly():
+    assert subject_counts(TINY, 22) == [1, 6, 12, 17, 22]
+    assert subject_counts(TINY, 3) == [1, 2, 3]
+    assert subject_counts(replace(TINY, subjects='1, 4'), 4) == [1, 4]
+    with pytest.raises(ValueError, match="whole numbers separated by commas, got 'two'"):
+        subject_counts(replace(TINY, subjects='two'), 4)
+
+
+def test_a_point_that_is_there_is_not_trained_again(tmp_path):
+    cfg = replace(TINY, subjects='1,4', minirocket=False)
+    run = run_learning_curve(cfg, tmp_path / 'a')
+    rows = run.metrics['rows']
+    assert len(rows) == 2 * 3 * 2
+    assert run_point(cfg, run.path, 'student', 4, 2, 1) == rows[-1]
+    table = learning_curve_table(rows)
+    assert list(table.index) == [1, 4]
+    first = [r for r in rows if r['fold'] == rows[0]['fold']]
+    tested = {m: {r['n'] for r in first if r['method'] == m} for m in ('1 subjects', '4 subjects')}
+    assert tested['1 subjects'] == tested['4 subjects']
+    assert len(plot_learning_curve(rows).lines) == 1
+    one_fold = replace(cfg, subjects='1', fold=2, seeds=1, epochs=1)
+    alone = run_learning_curve(one_fold, tmp_path / 'b').metrics['rows']
+    assert [r['fold'] for r in alone] == [rows[-1]['fold']]
+
+
+def test_what_has_no_curve_is_refused():
+    with pytest.raises(ValueError, match='cannot take 7'):
+        run_learning_curve(replace(TINY, subjects='7'))
+    with pytest.raises(ValueError, match='inside the training subjects'):
+        run_learning_curve(replace(TINY, final=True))
+
+
+def test_older_rows_say_people():
+    committed = pd.read_csv(ROOT / 'nbs' / 'results' / 'utd_curve.csv')
+    renamed = committed.assign(method=committed.method.str.replace('people', 'subjects'))
+    assert learning_curve_table(committed).equals(learning_curve_table(renamed))
