@@ -635,13 +635,29 @@ def _stream_entry(name, table, column, guessed, unknown):
     return entry, first, unit, rate
 
 
+def _device(stream):  # 'accel_watch' to 'watch'
+    return re.sub(r'acc\w*?(?=_|$)|gyr\w*?(?=_|$)|mag\w*?(?=_|$)|_', '', stream, flags=re.I)
+
+
 def _student(streams):
-    "Streams of the device that is most likely worn in the end: a watch or wrist, else the first"
-    plain = {s: re.sub(r'acc\w*|gyr\w*|mag\w*|_', '', s, flags=re.I) for s in streams}
-    devices = list(dict.fromkeys(plain.values()))
-    worn = [d for d in devices if re.search(r'watch|wrist|sw$|hand', d, re.I)]
-    device = (worn or devices)[0]
-    return [s for s in streams if plain[s] == device]
+    "The stream that is most likely worn in the end: a watch's or wrist's, else the first"
+    worn = [s for s in streams if re.search(r'watch|wrist|sw$|hand', s, re.I)]
+    return (worn or list(streams))[0]
+
+
+def _join_sensors(entries, guessed):
+    "Streams of one device, a file for each sensor, become one stream"
+    out = {}
+    for device in dict.fromkeys(map(_device, entries)):
+        own = [s for s in entries if _device(s) == device]
+        own.sort(key=lambda s: 'acc_x' not in entries[s][0]['columns'])
+        base = (device or 'imu') if len(own) > 1 else own[0]
+        out[base] = entries[own[0]]
+        for name in own[1:]:
+            entries[name][0]['join'] = base
+            out[name] = entries[name]
+            guessed.append(f'{name} and {own[0]} are sensors of one device, joined as {base}')
+    return out
 
 
 def _shortest_label(sample, unit):  # seconds, smallest median run of a label
@@ -745,11 +761,13 @@ def guess_manifest(
     for column in columns:
         name = column.removeprefix('file_') if len(columns) > 1 else 'imu'
         entries[name] = _stream_entry(name, table, column, guessed, unknown)
-    student = _student(list(entries))
-    _timing(manifest, table, first, *entries[student[0]][2:], guessed)
+    entries = _join_sensors(entries, guessed)
+    own = [n for n, e in entries.items() if 'join' not in e[0]]
+    student = _student(own)
+    _timing(manifest, table, first, *entries[student][2:], guessed)
     manifest['streams'] = {n: e[0] for n, e in entries.items()}
-    manifest |= {'student': student, 'teacher': list(entries)}
-    guessed.append(f'the student gets {", ".join(student)}, the teacher {", ".join(entries)}')
+    manifest |= {'student': [student], 'teacher': own}
+    guessed.append(f'the student gets {student}, the teacher {", ".join(own)}')
     _guess_labels(manifest, first, entries, labelled, table, guessed)
     _override(manifest, answers)
     _ask_for(manifest, table, first, answers, unknown)
