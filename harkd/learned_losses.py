@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import find_function
 from .feature_losses import check_maps, factor_loss, match_length
-from .runs import find_module
+from .runs import find_module, make_model
 from .student import Features, HarModel
 
 # %% ../nbs/04d_learned_losses.ipynb #360c52a6
@@ -231,7 +230,7 @@ class ReusedHead(HarModel):
         inputs: tuple = ('imu',),
     ):
         super().__init__(locals())
-        self.student = find_function(student)(**student_config)
+        self.student = make_model(student, student_config)
         mid = max(1, dim // factor)
         steps = [_conv_norm(width, mid, 1), _conv_norm(mid, mid, 3), _conv_norm(mid, dim, 1)]
         self.project = nn.ModuleList(steps)
