@@ -12,6 +12,7 @@ __all__ = ['STEP', 'MIN_S', 'MAX_S', 'OFFICIAL_TEST_SUBJECTS', 'UnitStore', 'mak
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
@@ -180,7 +181,7 @@ def load_store(folder: str | Path, name: str, mapped: bool = True) -> UnitStore:
     about = read_json(path.with_suffix('.json'))
     try:
         values = np.load(path, mmap_mode='c' if mapped else None, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, SyntaxError, TypeError, KeyError, TokenError) as error:
         raise DamagedFile(f'{path}: not the samples of a store ({error})') from error
     count = torch.tensor(about['count'])
     shape = (int(count.sum()), len(about['units']), 6)
@@ -345,11 +346,13 @@ def masked_patch_loss(
     masked: Tensor,  # (b,p) bool: hidden from the encoder
     channels: Tensor,  # (b,c) bool: measured
 ) -> Tensor:  # Scalar
-    "Error of hidden patches, each normalised in time (tsfm, stage 1)"
+    "Error of hidden patches, each normalised in time, mean over channels (tsfm, stage 1)"
     mean = target.mean(2, keepdim=True)
     std = target.std(2, keepdim=True, correction=0).clamp(min=1e-6)
     error = (prediction - (target - mean) / std).square().mean(2)
-    weight = ((valid & masked)[..., None] & channels[:, None]).to(error)
+    measured = channels[:, None].to(error)
+    error = (error * measured).sum(-1) / measured.sum(-1).clamp(min=1)
+    weight = (valid & masked).to(error)
     return (error * weight).sum() / weight.sum().clamp(min=1)
 
 

@@ -421,13 +421,15 @@ def _iso_table(archive, name):
     "Stamps in seconds and (t,3) accelerations in m/s²"
     try:
         table = pd.read_csv(io.BytesIO(archive.read(name)))
-        stamps = pd.to_datetime(table['time'], format='ISO8601')
+        stamps = pd.to_datetime(table['time'], format='ISO8601').astype('datetime64[ns]')
         values = table[['x', 'y', 'z']].to_numpy(float) * GRAVITY
+        if stamps.isna().any() or not np.isfinite(values).all():
+            raise ValueError('empty or infinite cells')
     except (ValueError, KeyError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise BadRecording(
             f'{archive.where(name)}: not a table of time, x, y, z ({error})'
         ) from error
-    seconds = stamps.astype('datetime64[ns]').astype('int64').to_numpy() / 1e9
+    seconds = stamps.astype('int64').to_numpy() / 1e9
     order = np.argsort(seconds, kind='stable')
     return seconds[order], values[order]
 
