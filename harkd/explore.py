@@ -175,14 +175,15 @@ class ModelOptions:
         "Entries of each menu; -1 stands for None"
         numbers = {'layer': range(1, self.layers + 1), 'head': range(self.heads)}
         first = {'layer': 'all', 'head': 'mean'} if self.attention else {}
+        nothing = 'no attention'
         menus = {
             'method': [(m.replace('_', ' '), m) for m in self.methods],
             'baseline': [(b, b) for b in self.baselines],
             'target': [('predicted', ''), *((c, c) for c in self.classes)],
-            'attention': [(m.replace('_', ' '), m) for m in self.attention] or [('none', '')],
+            'attention': [(m.replace('_', ' '), m) for m in self.attention] or [(nothing, '')],
         }
         for name, values in numbers.items():
-            menus[name] = [(first.get(name, 'none'), -1), *((str(k), k) for k in values)]
+            menus[name] = [(first.get(name, nothing), -1), *((str(k), k) for k in values)]
         return menus
 
 # %% ../nbs/08a_explore.ipynb #3d99c911
@@ -844,19 +845,22 @@ def _body_traces(v, names, frame):  # bones and joints, seen from the front
 
 def _body_panel(s, v, panels):
     x, y = panels.domain('body')
+    _, _, width, height = panels.boxes['body']
     cursor = min(s.frame / max(len(v.time) - 1, 1), 1)
     frame = round(cursor * (len(v.skeleton) - 1))
     at = float(v.time[min(s.frame, len(v.time) - 1)])
     places = v.skeleton[..., :2].reshape(-1, 2)
-    middle, size = (places.max(0) + places.min(0)) / 2, np.ptp(places, 0) * 0.55 + 0.05
-    limits = [[float(m - d), float(m + d)] for m, d in zip(middle, size)]
+    middle, size = (places.max(0) + places.min(0)) / 2, np.ptp(places, 0) * 1.1 + 0.1
+    meters = max(size[0] / width, size[1] / height)  # of a pixel: one scale for both axes
+    half = meters * width / 2, meters * height / 2
+    limits = [[float(m - d), float(m + d)] for m, d in zip(middle, half)]
     scale = '' if v.joints is None else f', joints ±{np.abs(v.joints[frame]).max():.2g} logit'
-    shared = dict(constrain='domain', showticklabels=False, ticks='')
+    shared = dict(showticklabels=False, ticks='')
     return dict(
         traces=_body_traces(v, _joint_names(s.data.windows), frame),
         axes=dict(
             xaxis5=_axis(domain=x, anchor='y5', range=limits[0], **shared),
-            yaxis5=_axis(domain=y, anchor='x5', range=limits[1], scaleanchor='x5', **shared),
+            yaxis5=_axis(domain=y, anchor='x5', range=limits[1], **shared),
         ),
         annotations=[panels.header('body', f'body at {at:.2f} s{scale}')],
         shapes=[],
@@ -891,7 +895,7 @@ def attribution_figure(
         title=dict(
             text='<br>'.join(panels.title),
             x=10 / panels.width,
-            y=1 - 10 / panels.height,
+            y=1 - 24 / panels.height,
             yanchor='top',
             font=dict(size=_TITLE),
         ),
@@ -910,8 +914,6 @@ def _fill_model_menus(controls, options, keep):
         values = [value for _, value in entries]
         reason = options.reasons.get(name, '')
         value = keep.get(name, values[0])
-        if reason and len(entries) == 1:
-            entries = [(f'none: {reason}', values[0])]
         menu.options = entries
         menu.value = value if value in values else values[0]
         menu.disabled = len(entries) == 1 and bool(reason)
@@ -1305,6 +1307,7 @@ class AttributionExplorer:
     def _add_figure(self, figure):
         w, go = _extra('ipywidgets'), _extra('plotly.graph_objects')
         widget = go.FigureWidget(figure)
+        widget._config = {**widget._config, 'displayModeBar': False}  # it would cover the title
         widget.layout.on_change(lambda *_: self._on_drag(widget), 'selections')
         self.figures.append(widget)
         pane = w.Box([widget], layout=w.Layout(overflow='visible'))

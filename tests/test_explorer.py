@@ -227,7 +227,7 @@ def test_the_controls_offer_these_entries_and_disable_a_menu_without_any(kinds, 
         assert menu.disabled == (field in options.reasons and len(entries) == 1)
         if menu.disabled:
             assert options.reasons[field] in menu.tooltip
-            assert options.reasons[field] in menu.options[0][0]
+            assert menu.options[0][0] == 'no attention'
         for _, value in menu.options:
             menu.value = value
             assert explorer.message.value == '', (field, value)
@@ -379,6 +379,16 @@ def test_joints_have_the_place_and_colour_of_the_cursor(data):
     joints = attribution_figure(state, view).data[-1]
     np.testing.assert_allclose(joints.x, view.skeleton[-1, :, 0], atol=1e-6)
     np.testing.assert_allclose(joints.marker.color, view.joints[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize('width', [600, 900, 1500])
+def test_a_body_has_one_scale_for_both_axes(data, width):
+    layout = attribution_figure(ExplorerState(data, 0), width=width).layout
+    scales = []
+    for axis, size in ((layout.xaxis5, layout.width), (layout.yaxis5, layout.height)):
+        pixels = (axis.domain[1] - axis.domain[0]) * size
+        scales.append((axis.range[1] - axis.range[0]) / pixels)
+    assert scales[0] == pytest.approx(scales[1])
 
 
 def test_without_a_skeleton_there_is_no_body(spar_data):
@@ -728,6 +738,18 @@ OVERLAPS = """() => {
             if (a.left < page.left - 1 || a.right > page.right + 1 || a.top < page.top - 1)
                 found.push(text + ' is cut');
         compare(texts);
+        const panels = Object.entries(plot._fullLayout._plots).map(([name, p]) => [name, {
+            left: p.xaxis._offset, right: p.xaxis._offset + p.xaxis._length,
+            top: p.yaxis._offset, bottom: p.yaxis._offset + p.yaxis._length,
+        }]);
+        compare(panels);
+        const body = Object.fromEntries(panels).x5y5;
+        for (const joint of plot.querySelectorAll('.x5y5 .points path')) {
+            const b = joint.getBoundingClientRect();
+            if (b.left < page.left + body.left - 8 || b.right > page.left + body.right + 8
+                || b.top < page.top + body.top - 8 || b.bottom > page.top + body.bottom + 8)
+                found.push('a joint lies outside of its panel');
+        }
     }
     const controls = '.widget-dropdown, .widget-hslider, .jupyter-button, .widget-play';
     compare(boxes(document.querySelectorAll(controls)).filter(([text]) => text));
@@ -751,7 +773,7 @@ class Page:
         self.page.wait_for_function(
             f'b => {{const g = {PLOT}; return JSON.stringify({expression}) !== JSON.stringify(b)}}',
             arg=before,
-            timeout=30000,
+            timeout=60000,
         )
 
     def press(self, label, key, times):
@@ -809,7 +831,7 @@ def hide(p):
     for attempt in range(3):  # a drag that begins while the figure is redrawn is lost
         p.drag(0.25, 0.7)
         try:
-            p.page.wait_for_function(hidden, timeout=20000)
+            p.page.wait_for_function(hidden, timeout=30000)
             break
         except TimeoutError:
             if attempt == 2:
@@ -827,7 +849,7 @@ def move_cursor_and_compare(p):
     p.wait(JOINTS, before)
     p.page.get_by_role('button', name='compare').click()
     second = "document.querySelectorAll('.js-plotly-plot')[1]?._fullData?.[11]?.marker.color"
-    p.page.wait_for_function(f'{second}?.some(c => c != 0)', timeout=30000)
+    p.page.wait_for_function(f'{second}?.some(c => c != 0)', timeout=60000)
     p.shot('3_compared')
 
 
@@ -863,9 +885,9 @@ def drive(p):
     slide(p)
     hide(p)
     p.choose('model', 'teacher')  # without attention, as the student: the figure stays
-    p.page.wait_for_function(f'{PLOT}._fullData[0].z.length == 7', timeout=30000)
+    p.page.wait_for_function(f'{PLOT}._fullData[0].z.length == 7', timeout=60000)
     p.choose('model', 'distilled student')
-    p.page.wait_for_function(f'{PLOT}._fullData[0].z.length == 6', timeout=30000)
+    p.page.wait_for_function(f'{PLOT}._fullData[0].z.length == 6', timeout=60000)
     assert p.page.locator('.widget-dropdown', has_text='layer').locator('select').is_disabled()
     for width in (1024, 2560, 1500):
         check_layout(p, width)
