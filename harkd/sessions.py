@@ -874,7 +874,7 @@ def read_sessions(
             f'\'{study.name}\'; say "name"'
         )
     rows = _rows(study)
-    progress = tqdm(rows, study.name, leave=False, disable=len(rows) < 30)
+    progress = tqdm(rows, study.name, leave=False) if len(rows) > 30 else rows
     recordings = SessionList(_read_row(study, row) for row in progress)
     _check_subjects(study, recordings)
     _check_rests(study)
