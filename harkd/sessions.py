@@ -874,9 +874,8 @@ def read_sessions(
             f'\'{study.name}\'; say "name"'
         )
     rows = _rows(study)
-    recordings = SessionList(
-        _read_row(study, row) for row in tqdm(rows, study.name, delay=5, leave=False)
-    )
+    progress = tqdm(rows, study.name, leave=False) if len(rows) > 30 else rows
+    recordings = SessionList(_read_row(study, row) for row in progress)
     _check_subjects(study, recordings)
     _check_rests(study)
     card = _card(study, recordings)
