@@ -136,7 +136,7 @@ def train_teachers(
     train_teacher(cfg, here, loader, kind, inputs, seed, name=who)
     return str(here / who)
 
-# %% ../nbs/05a_compare.ipynb #85c4a8fe
+# %% ../nbs/05a_compare.ipynb #11fc4125
 def _entry_methods(entry):
     controls = {'alone': [], 'self': ['kd']}
     return controls[entry] if entry in controls else entry.split('+')
@@ -156,7 +156,7 @@ def _entry_model(cfg, here, entry, factor, loader, seed):
     distill(student, teacher, loader, methods, replace(cfg, weight=factor), seed)
     return student
 
-
+# %% ../nbs/05a_compare.ipynb #3b33a960
 def _entry_label(entry, factor):
     return entry if factor == 1 else f'{entry}@{factor:g}'
 
@@ -204,7 +204,7 @@ def _save_correct(path, predicted, windows, ids):
     subjects = windows.table.subject.iloc[ids].astype(str).tolist()
     save_tensors(path, {'correct': correct}, {'subject': subjects})
 
-
+# %% ../nbs/05a_compare.ipynb #135cc107
 def train_students(
     cfg: CompareConfig,
     folder: Path,  # Of the run
@@ -247,7 +247,7 @@ def choose_factors(
 
     return {name: best(name) for name in names}
 
-# %% ../nbs/05a_compare.ipynb #c76b72ab
+# %% ../nbs/05a_compare.ipynb #4a1fceb1
 def _check_comparison(cfg, names, windows, splits):
     "Find what cannot work before anything is trained"
     student_inputs, teacher_inputs = experiment_inputs(cfg, windows.card)
@@ -274,7 +274,7 @@ def _check_unused(cfg):
                 'factors their weights, and the teachers are trained here'
             )
 
-
+# %% ../nbs/05a_compare.ipynb #33594b62
 def _dev_stage(cfg, run, names, factors, n_folds):
     "Rows of every entry at every factor, on folds of the training subjects"
     folds = range(n_folds) if cfg.fold < 0 else [cfg.fold]
@@ -303,7 +303,7 @@ def _final_stage(cfg, run, names, chosen):
     title = f'{len(names)} methods, once'
     return run_tasks(train_students, students, cfg.jobs, title, cfg.backend)
 
-
+# %% ../nbs/05a_compare.ipynb #3dee7e61
 def _write_tables(cfg, run, rows):
     write_results(cfg.results, rows)
     for name, against in (('table', 'alone'), ('self', 'self')):
@@ -394,7 +394,7 @@ def _test_columns(run, rows, chosen, base, base_factor):
     table['test_holm'] = holm(table.test_p)
     return table
 
-
+# %% ../nbs/05a_compare.ipynb #349817d1
 def compare_table(
     run: Run,  # Finished
     against: str = 'alone',  # 'alone' | 'self'

@@ -160,7 +160,7 @@ def _check_loss_arguments(teachers, methods, alpha, temperature, weight):
     if methods and not teachers:
         raise ValueError(f'{", ".join(methods)} cannot be learned without a teacher')
 
-
+# %% ../nbs/05_distill.ipynb #f21ebebe
 class DistillationLoss:
     """Loss of a distillation: a function of (model, batch) that holds the frozen teachers.
 
@@ -286,7 +286,7 @@ def probe_features(
         loader.split.windows.y[train_ids],
     )
 
-# %% ../nbs/05_distill.ipynb #07b2eb1a
+# %% ../nbs/05_distill.ipynb #1bee4d38
 def _check_models(student, teachers, methods, loader):
     "Raise where a model reads what the windows do not have, or the student does not fit SimKD"
     have = loader.split.windows.inputs
@@ -315,7 +315,7 @@ def _with_projectors(student, distillation_loss, loader, seed):
     }
     return StudentWithProjectors(student, terms)
 
-
+# %% ../nbs/05_distill.ipynb #ceb7237c
 def _pretrain(student, teachers, loader, cfg, seed, checkpoint, progress):
     distillation_loss = DistillationLoss(teachers, ['infonce'], labels=False)
     model = _with_projectors(student, distillation_loss, loader, seed)
@@ -338,7 +338,7 @@ def _stage_file(checkpoint, stage):
     "Where an optional stage keeps its own checkpoint"
     return Path(checkpoint).with_name(f'{stage}.safetensors') if checkpoint else None
 
-
+# %% ../nbs/05_distill.ipynb #7566f667
 def distill(
     student: HarModel,  # Trained in place; for simkd, one from `student_for`
     teacher: HarModel | list[HarModel],  # Left unchanged
@@ -419,7 +419,7 @@ def _check_teacher_normalizer(folder, metadata, norm):
                 f'it was trained on {", ".join(metadata["trained_on"])}'
             )
 
-
+# %% ../nbs/05_distill.ipynb #017a6545
 def find_teacher(
     run: str | Path,  # Folder of a run
     loader: BatchLoader,  # Of the fold that the student is trained on
@@ -538,7 +538,7 @@ def _fold_teacher(cfg, here, loader, fold, seed, progress):
     _, inputs = experiment_inputs(cfg, loader.split.windows.card)
     return train_teacher(cfg, here, loader, teacher_kind(cfg, inputs), inputs, seed, progress)
 
-
+# %% ../nbs/05_distill.ipynb #24d95a22
 def _fold_student(cfg, here, loader, arm, teacher, seed, progress):
     "The control or the distilled student: the same network, with the same seed"
     windows = loader.split.windows
@@ -558,7 +558,7 @@ def _fold_student(cfg, here, loader, arm, teacher, seed, progress):
 
     return load_or_train(here / arm, make, fit, loader, cfg, seed)
 
-
+# %% ../nbs/05_distill.ipynb #04d4479d
 def _save_predictions(path, logits, windows, ids):
     labels = {'y': torch.tensor(windows.y[ids]), 'ids': torch.tensor(ids)}
     subjects = windows.table.subject.iloc[ids].astype(str).tolist()
@@ -588,7 +588,7 @@ def _result_row(cfg, arm, model, logits, split, ids, seed):
         device=f'{processor()}, 1 thread',  # with the row: a run may continue elsewhere
     )
 
-
+# %% ../nbs/05_distill.ipynb #cc042044
 def run_fold(
     cfg: DistillConfig,
     folder: Path,  # Of the run
@@ -666,7 +666,7 @@ def _check_teachers(cfg, splits, windows):
     ]
     return found[0]
 
-
+# %% ../nbs/05_distill.ipynb #f95d3030
 def check_experiment(cfg: DistillConfig) -> Windows:
     """The windows of an experiment, after all was checked that can be checked before training.
 
@@ -681,7 +681,7 @@ def check_experiment(cfg: DistillConfig) -> Windows:
     uses_teacher = cfg.methods and cfg.weight and (cfg.alpha or cfg.methods != ['kd'])
     if cfg.pretrain and not uses_teacher:
         raise ValueError(
-            'pretrain follows a teacher, and here none has a say: give a loss, a weight and '
+            'pretrain follows a teacher, and here none is used: give a loss, a weight and '
             'an alpha above zero, or leave pretrain at 0'
         )
     student = make_student(cfg.student, windows, student_inputs)
@@ -729,7 +729,7 @@ def run_name(cfg: DistillConfig) -> str:
     loss = cfg.loss.replace(',', '+') or 'alone'
     return f'distill-{dataset}-{cfg.student}-{loss}-{hash_config(cfg)[:6]}'
 
-# %% ../nbs/05_distill.ipynb #5dd5b460
+# %% ../nbs/05_distill.ipynb #24a8d58e
 def _arm_costs(cfg, run, fold, windows):
     "Parameters, bytes, multiply-accumulates and latency of each arm's model"
     batch = windows.batch([0])
@@ -743,7 +743,7 @@ def _arm_costs(cfg, run, fold, windows):
         costs[arm] = cost(model, *(batch.x[i] for i in model.inputs))
     return costs
 
-
+# %% ../nbs/05_distill.ipynb #73bdae7c
 def run_distill(
     cfg: DistillConfig,
     path: str | Path = '',  # Run folder; empty: below runs/, named after the configuration

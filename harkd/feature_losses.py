@@ -327,7 +327,7 @@ def _check_svd_maps(student, teacher):
             f'kdsvd needs maps of one width, got {widths}; use a projector (chapter 04f)'
         )
 
-
+# %% ../nbs/04c_feature_losses.ipynb #d71676c2
 def kdsvd_loss(
     student: list[Tensor],  # Maps of successive layers, all of one width
     teacher: list[Tensor],  # As many, of the same width

@@ -299,7 +299,7 @@ def semckd_loss(
 
     return sum(pair_loss(i, j) for i in range(n) for j in range(m)) / (b * n)
 
-# %% ../nbs/04d_learned_losses.ipynb #c39c78ab
+# %% ../nbs/04d_learned_losses.ipynb #43360dbe
 def _similarity_encoder(batch, width):
     return nn.Sequential(nn.Linear(batch, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
 
@@ -321,7 +321,7 @@ def _encoded(encoders, maps):  # (b, layers, width), unit vectors
         codes.append(F.normalize(encoder(similarity), dim=1))
     return torch.stack(codes, 1)
 
-
+# %% ../nbs/04d_learned_losses.ipynb #72d32c32
 class SemCKD(nn.Module):
     "Cross-layer distillation with semantic calibration (Chen et al. 2021)"
 

@@ -268,7 +268,7 @@ def _on_module(make, call=None, tap=FeatureTap()):
 
     return build
 
-
+# %% ../nbs/04f_methods.ipynb #3729a31a
 def _attention_map(pair):
     _LAST_ATTENTION(pair.student, pair.teacher)  # raises if one of them has no attention
     return LossTerm(_ignoring_the_rest(attention_map_loss), _LAST_ATTENTION)
@@ -324,7 +324,7 @@ def _call_srrl(module, student, teacher, batch, student_features, teacher_featur
 def _call_infonce(module, student, teacher, batch, *features):
     return module(student, teacher, batch.ids)
 
-
+# %% ../nbs/04f_methods.ipynb #c0e3ebae
 def _at_maps(student_maps, teacher_maps):
     return sum(at_loss(*match_length(s, t)) for s, t in zip(student_maps, teacher_maps))
 
@@ -625,7 +625,7 @@ def _infonce_function(s, t):
     module = _without_projectors(InfoNCE(6, 6), 'project_s', 'project_t').to(s.dtype)
     return module(s, t)
 
-
+# %% ../nbs/04f_methods.ipynb #69d35883
 LOSS_FUNCTIONS = {  # method: function of (s, t), and the shape of both
     'kd': (soft_target_loss, (8, 5)),
     'soft_target': (lambda s, t: soft_target_loss(s, t, 4.0), (8, 5)),
@@ -754,7 +754,7 @@ _LAW_CHECKS = dict(
 def _draw(shape, generator):
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-
+# %% ../nbs/04f_methods.ipynb #8dfbca51
 def check_law(
     name: str,  # Of a method
     law: str,  # Of `LAW_NAMES`

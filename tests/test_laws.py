@@ -255,7 +255,7 @@ def test_law_8_nothing_in_the_package_unpickles():
 )
 @settings(max_examples=30, deadline=None)
 def test_windows_are_slices_of_the_grid(fs, seconds, share, seed):
-    "Any rate, any length, any stride: a window is a stretch of its own recording, as long as asked for"
+    "Any rate, length, stride: a window is a stretch of its own recording, of the given length"
     d = synth_dataset(2, 1, seed=seed, fs=fs)
     w = cut_windows(d, ('imu',), whole=False, window_s=seconds, stride_s=seconds * share)
     f = w.signals['imu']
