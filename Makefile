@@ -1,20 +1,26 @@
-# The two commands: `make demo` and `make test`. Each sets up what it needs in .venv, and reuses it while it is up to date.
+# `make demo` and `make test` set up what they need in .venv, and reuse it while it is up to date.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-NBS    := $(wildcard nbs/*.ipynb)
-export HARKD_DATA      := $(if $(HARKD_DATA),$(abspath $(HARKD_DATA)))
+SOURCE := nbs tests apps docs
+# the absolute form of a path; make's own abspath splits at spaces
+absolute = $(if $(1),$(shell cd "$(1)" 2>/dev/null && pwd || echo "$(1)"))
+export HARKD_DATA      := $(call absolute,$(HARKD_DATA))
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE  ?= 1
 
-.PHONY: demo test lab explore readme bench clean help
+.PHONY: help demo test lint format lab explore readme docs bench clean
 help:
-	@echo "make demo   the whole path on real recordings: distil, explain, export (a few minutes)"
-	@echo "make test   every chapter and every test; HARKD_DATA=DIR adds those that need downloaded data sets"
-	@echo "make lab    JupyterLab, ready"
-	@echo "make explore   decisions of the newest run (RUN=runs/x: of that one) on a page in the browser"
-	@echo "make readme README.md from nbs/index.ipynb"
+	@echo "make demo     the whole path on real recordings: distil, explain, export (a few minutes)"
+	@echo "make test     linter, chapters and tests; HARKD_DATA=DIR adds those that need downloaded data sets"
+	@echo "make lab      JupyterLab, opened on the index of the chapters"
+	@echo "make explore  predictions of the newest run (RUN=runs/x: of that one) on a page in the browser"
+	@echo "make format   lay out and fix the source with ruff"
+	@echo "make lint     check the source with ruff, change nothing"
+	@echo "make readme   README.md and RESULTS.md from their notebooks"
+	@echo "make docs     the documentation site, in _docs/"
+	@echo "make bench    latency, stream and microcontroller measurements of finished runs"
 
 # torch comes first and alone: whatever else asks for it is then satisfied by the pinned build
 $(VENV)/.core: constraints.txt setup.py settings.ini
@@ -30,23 +36,42 @@ $(VENV)/.all: $(VENV)/.core
 demo: $(VENV)/.core
 	$(BIN)/harkd demo
 
+# every step runs, whatever the steps before it gave
 test: $(VENV)/.all
-	$(BIN)/nbdev_test --n_workers 2 --timing --do_print
-	IN_TEST=1 $(BIN)/python -m pytest -q -rs tests
+	@failed=; \
+	step() { \
+	    name=$$1; shift; printf '\n== %s ==\n' "$$name"; \
+	    if "$$@"; then echo "== $$name passed"; else echo "== $$name FAILED"; failed="$$failed $$name"; fi; \
+	}; \
+	step lint $(MAKE) --no-print-directory lint; \
+	step chapters $(BIN)/nbdev_test --n_workers 2 --timing --do_print; \
+	step pytest env IN_TEST=1 $(BIN)/python -m pytest -q -rs tests; \
+	echo; if [ -n "$$failed" ]; then echo "make test FAILED:$$failed"; exit 1; fi; echo "make test passed: lint, chapters, pytest"
+
+lint: $(VENV)/.all
+	@$(BIN)/ruff check $(SOURCE); found=$$?; $(BIN)/ruff format --check $(SOURCE) && exit $$found
+
+format: $(VENV)/.all
+	$(BIN)/ruff check --fix-only $(SOURCE)
+	$(BIN)/ruff format $(SOURCE)
 
 lab: $(VENV)/.all
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" nbs/index.ipynb
 
 explore: $(VENV)/.all
-	$(BIN)/harkd explore $(RUN)
+	$(BIN)/harkd explore $(if $(RUN),"$(RUN)")
 
 readme: $(VENV)/.all
-	cd nbs && ../$(BIN)/jupyter execute --inplace index.ipynb
-	$(BIN)/nbdev_clean --fname nbs/index.ipynb
-	$(BIN)/jupyter nbconvert --to markdown nbs/index.ipynb --output-dir . --output README --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags hide-input --TagRemovePreprocessor.remove_cell_tags remove-cell
+	$(BIN)/python -m docs.pages
+
+docs: $(VENV)/.all
+	$(BIN)/python -m docs.build
 
 bench: $(VENV)/.all
-	$(BIN)/python -m tests.bench_deploy $(if $(STUDENT),--student $(abspath $(STUDENT))) $(if $(REFERENCE),--reference $(abspath $(REFERENCE))) $(if $(WINDOWED),--windowed $(abspath $(WINDOWED)))
+	$(BIN)/python -m tests.bench_deploy \
+	    $(if $(STUDENT),--student "$(call absolute,$(STUDENT))") \
+	    $(if $(REFERENCE),--reference "$(call absolute,$(REFERENCE))") \
+	    $(if $(WINDOWED),--windowed "$(call absolute,$(WINDOWED))")
 
 clean:
-	rm -rf runs build dist *.egg-info .pytest_cache .hypothesis test-artefacts
+	rm -rf runs build dist _docs *.egg-info .pytest_cache .ruff_cache .hypothesis test-artefacts

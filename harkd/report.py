@@ -25,7 +25,7 @@ from .data import COLORS, DATASETS
 from .evaluate import ladder_table
 from .experiment import per_seed, summarise
 from .metrics import mean_interval, show_interval
-from .runs import Run, result_rows, results_dir, write_bytes
+from .runs import Run, result_rows, results_dir, results_file, write_bytes
 from harkd.significance import (
     ARM_COLORS,
     GROUPS,
@@ -41,9 +41,9 @@ def read_results(
     name: str,  # A table in nbs/results, without .csv
 ) -> pd.DataFrame:  # Checked rows
     "The rows of an experiment; raises for a missing file and for rows without hashes"
-    path = results_dir() / f'{name}.csv'
+    path = results_file(f'{name}.csv')
     if not path.exists():
-        known = ', '.join(sorted(p.stem for p in results_dir().glob('*.csv')))
+        known = ', '.join(sorted(p.stem for p in results_dir().rglob('*.csv')))
         raise FileNotFoundError(f"no results '{name}' in '{results_dir()}', only: {known}")
     table = pd.read_csv(path, dtype={'config_hash': str, 'data_hash': str})
     return result_rows(table.to_dict('records'))
@@ -379,14 +379,14 @@ def keep_history(
     by_epoch = history.groupby(['arm', 'epoch']).loss.agg(['mean', 'std', 'size']).reset_index()
     table = by_epoch.assign(config_hash=first['config_hash'], data_hash=first['data_hash'])
     text = table.to_csv(index=False, float_format='%.5g')
-    return write_bytes(results_dir() / f'{name}_history.csv', text.encode())
+    return write_bytes(results_file(f'{name}_history.csv'), text.encode())
 
 # %% ../nbs/07i_report.ipynb #ebc905d8
 def curves_chart(
     name: str,  # Of `keep_history`
 ) -> Chart:
     "Training curves that were kept"
-    table = pd.read_csv(results_dir() / f'{name}_history.csv')
+    table = pd.read_csv(results_file(f'{name}_history.csv'))
     hashes = ['config_hash', 'data_hash']
     if not set(hashes) <= set(table) or table[hashes].isna().any().any():
         raise ValueError(
@@ -687,7 +687,7 @@ def _other_parts():
         name: {'table': partial(_ladder_table, name), 'chart': partial(ladder_chart, name)}
         for name in _LADDERS
     }
-    ablations = sorted(p.stem for p in results_dir().glob('*ablation*.csv'))
+    ablations = sorted(p.stem for p in results_dir().rglob('*ablation*.csv'))
     return {
         **{name: {'table': partial(_baseline_table, name)} for name in _BASELINES},
         'corruptions': {'table': partial(_corruption_table, 'utd_corruptions')},

@@ -26,7 +26,7 @@ from harkd.metrics import (
     show_interval,
     sign_flip_test,
 )
-from .runs import Run, load_tensors, read_json, results_dir, write_bytes
+from .runs import Run, load_tensors, read_json, results_dir, results_file, write_bytes
 from .split import LEAKY, LeakError, LeakySplit
 
 # %% ../nbs/07f_significance.ipynb #2fc1c58e
@@ -113,7 +113,7 @@ def write_predictions(
         column = rows[_WINDOW_COLUMNS].assign(**{f'{arm}|{model}|{seed}|{config_hash}': decisions})
         wide = column if wide is None else wide.merge(column, on=_WINDOW_COLUMNS, how='outer')
     data = gzip.compress(wide.to_csv(index=False).encode(), mtime=0)
-    return write_bytes(results_dir() / f'{name}{PREDICTIONS_SUFFIX}', data)
+    return write_bytes(results_file(f'{name}{PREDICTIONS_SUFFIX}'), data)
 
 # %% ../nbs/07f_significance.ipynb #7a28cdf7
 def _has_configuration(column: str) -> bool:  # 'arm|model|seed|config_hash'
@@ -134,9 +134,9 @@ def read_predictions(
     name: str,  # nbs/results/<name>_predictions.csv.gz
 ) -> pd.DataFrame:  # Columns of `PREDICTION_COLUMNS`, without fold
     "Predictions that were kept; raises for a missing file and one without its hashes"
-    path = results_dir() / f'{name}{PREDICTIONS_SUFFIX}'
+    path = results_file(f'{name}{PREDICTIONS_SUFFIX}')
     if not path.exists():
-        files = sorted(p.name for p in results_dir().glob(f'*{PREDICTIONS_SUFFIX}'))
+        files = sorted(p.name for p in results_dir().rglob(f'*{PREDICTIONS_SUFFIX}'))
         known = ', '.join(f.removesuffix(PREDICTIONS_SUFFIX) for f in files)
         raise FileNotFoundError(f"no predictions '{name}' in '{results_dir()}', only: {known}")
     wide = pd.read_csv(path, dtype={'subject': str, 'data_hash': str})

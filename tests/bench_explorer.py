@@ -6,7 +6,6 @@ RUN is a finished distillation run. Its window slides to random places; each mes
 
 import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ import torch
 from harkd.data import load_dataset
 from harkd.explore import ARM_NAMES, AttributionExplorer, ExplorerData, load_explorer_data
 from harkd.preprocess import cut_windows
-from harkd.runs import processor, results_dir, write_json
+from harkd.runs import processor, results_file, write_json
 from harkd.split import BatchLoader, kfold_splits
 from harkd.student import STUDENTS, make_student
 
@@ -56,7 +55,7 @@ def slide(explorer, n=40, seed=0) -> np.ndarray:  # (n,) ms
 
 
 def measure(stage: ExplorerData) -> list[dict]:
-    x = AttributionExplorer(stage=stage)
+    explorer = AttributionExplorer(data=data)
     c = x.controls
     rows = []
     if stage.loader.split.windows.card.whole:
@@ -96,7 +95,7 @@ if __name__ == '__main__':
         r['p95_ms'] for r in rows if r['params'] < 100_000 and r['method'] == 'integrated_gradients'
     )
     write_json(
-        results_dir() / 'bench_explorer.json',
+        results_file('bench_explorer.json'),
         dict(
             device=f'{processor()}, {a.threads} threads',
             torch=torch.__version__,
@@ -105,4 +104,4 @@ if __name__ == '__main__':
             rows=rows,
         ),
     )
-    print(Path(results_dir() / 'bench_explorer.json').name, slow)
+    print(results_file('bench_explorer.json').name, slow)

@@ -1,7 +1,9 @@
-"Bundles on machines without us, and streams that misbehave"
+"Bundles on machines without harkd, and streams that misbehave"
 
+import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -16,8 +18,16 @@ from harkd.data import Dataset, Recording, Span, Stream, load_dataset
 from harkd.deploy import export_onnx
 from harkd.experiment import FitConfig, experiment_windows, model_metadata
 from harkd.preprocess import cut_windows
-from harkd.runs import set_seed
-from harkd.runtime import Bundle, StreamingClassifier, StreamResampler
+from harkd.runs import read_json, set_seed, write_json
+from harkd.runtime import (
+    BadBundle,
+    Bundle,
+    DecisionSmoother,
+    StreamingClassifier,
+    StreamResampler,
+    seal_bundle,
+    stream_csv,
+)
 from harkd.split import BatchLoader, by_subject
 from harkd.student import make_student
 from tests.conftest import ROOT
@@ -27,85 +37,216 @@ from tests.conftest import ROOT
 def made(tmp_path_factory):
     "A bundle of a (barely trained) student of SPAR, with its loader and its model"
     cfg = FitConfig('spar', student_inputs='imu:acc', teacher_inputs='imu:acc')
-    w = experiment_windows(cfg)
-    people = load_dataset('spar').subjects
-    loader = BatchLoader.fit(by_subject(w, people[:7], people[7:]))
+    windows = experiment_windows(cfg)
+    subjects = load_dataset('spar').subjects
+    loader = BatchLoader.fit(by_subject(windows, subjects[:7], subjects[7:]))
     set_seed(0)
-    net = make_student('conv_8k', w).eval()
+    net = make_student('conv_8k', windows).eval()
     folder = tmp_path_factory.mktemp('bundle')
-    export_onnx(
-        net,
-        model_metadata(loader, net, cfg, 0),
-        folder,
-        next(loader.eval_batches(loader.split.val[:50])).x['imu:acc'],
-    )
+    real = next(loader.eval_batches(loader.split.val[:50])).x['imu:acc']
+    export_onnx(net, model_metadata(loader, net, cfg, 0), folder, real)
     (folder / 'runtime.py').write_bytes((ROOT / 'harkd/runtime.py').read_bytes())
     return folder, loader, net
 
 
 def spar_stream(seconds):
     "Recordings of SPAR one after the other, as one long session"
-    parts, t0 = [], 0.0
-    clocks = []
-    for r in load_dataset('spar').recordings:
-        x, t = r.streams['imu'].read()
+    parts, clocks, start = [], [], 0.0
+    for recording in load_dataset('spar').recordings:
+        x, t = recording.streams['imu'].read()
         parts.append(np.asarray(x[:, :3], float))
-        clocks.append(t0 + t - t[0])
-        t0 = clocks[-1][-1] + 0.02
-        if t0 > seconds:
+        clocks.append(start + t - t[0])
+        start = clocks[-1][-1] + 0.02
+        if start > seconds:
             break
     return np.concatenate(clocks), np.concatenate(parts)
+
+
+def csv_text(t, x):
+    "Samples as the CSV that a stream reads"
+    rows = [f'{time},{a},{b},{c}' for time, (a, b, c) in zip(t, x)]
+    return '\n'.join(['time,acc_x,acc_y,acc_z', *rows, ''])
+
+
+def labels(text):
+    "The column `label` of what a stream wrote"
+    return [line.split(',')[1] for line in text.splitlines()[1:]]
+
+
+FOREIGN = ('torch', 'pandas', 'harkd', 'scipy')
+INSTALLED = f'import importlib.util as u; print([m for m in {FOREIGN} if u.find_spec(m)])'
 
 
 def test_a_machine_with_numpy_and_onnxruntime_alone(made, tmp_path):
     folder, loader, _ = made
     venv = tmp_path / 'v'
     subprocess.run([sys.executable, '-m', 'venv', venv], check=True)
+    install = [venv / 'bin/pip', 'install', '-q', '--disable-pip-version-check']
+    constraints = ['-c', ROOT / 'constraints.txt']
     pip = subprocess.run(
-        [
-            venv / 'bin/pip',
-            'install',
-            '-q',
-            '--disable-pip-version-check',
-            '-c',
-            ROOT / 'constraints.txt',
-            'numpy',
-            'onnxruntime',
-        ],
-        capture_output=True,
-        text=True,
+        [*install, *constraints, 'numpy', 'onnxruntime'], capture_output=True, text=True
     )
     if pip.returncode:
         pytest.skip(f'pip cannot install onnxruntime here: {pip.stderr[-200:]}')
     t, x = spar_stream(60)
-    rows = 'time,acc_x,acc_y,acc_z\n' + ''.join(f'{a},{b[0]},{b[1]},{b[2]}\n' for a, b in zip(t, x))
     env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
-    out = subprocess.run(
-        [venv / 'bin/python', folder / 'runtime.py', '--threshold', '0'],
-        input=rows,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=env,
-    )
+
+    def python(*args, **kwargs):
+        command = [venv / 'bin/python', *args]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=env, **kwargs
+        )
+
+    out = python(folder / 'runtime.py', '--threshold', '0', input=csv_text(t, x))
     assert out.returncode == 0, out.stderr
-    have = subprocess.run(
-        [
-            venv / 'bin/python',
-            '-c',
-            "import importlib.util as u; print([m for m in ('torch','pandas','harkd','scipy') if u.find_spec(m)])",
-        ],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=env,
-    ).stdout.strip()
-    assert have == '[]'
-    s = StreamingClassifier(Bundle(folder), threshold=0.0)
-    here = s.push(t, x) + s.finish()
-    assert [l.split(',')[1] for l in out.stdout.splitlines()[1:]] == [
-        d.label for d in here
-    ] and len(here) > 20
+    assert python('-c', INSTALLED).stdout.strip() == '[]'
+    stream = StreamingClassifier(Bundle(folder), threshold=0.0)
+    here = stream.push(t, x) + stream.finish()
+    assert labels(out.stdout) == [d.label for d in here]
+    assert len(here) > 20
+
+
+def damage_cut(folder):
+    (folder / 'model.onnx').write_bytes((folder / 'model.onnx').read_bytes()[:-100])
+
+
+def damage_flip(folder):
+    data = bytearray((folder / 'model.onnx').read_bytes())
+    data[-200] ^= 1
+    (folder / 'model.onnx').write_bytes(bytes(data))
+
+
+def damage_lose(folder):
+    (folder / 'model.onnx').unlink()
+
+
+def damage_half(folder):
+    (folder / 'bundle.json').write_text((folder / 'bundle.json').read_text()[:200])
+
+
+def damage_list(folder):
+    (folder / 'bundle.json').write_text(json.dumps([1, 2]))
+
+
+def damage_lack(folder):
+    about = read_json(folder / 'bundle.json')
+    del about['mean']
+    write_json(folder / 'bundle.json', about)
+
+
+def damage_relabel(folder):
+    about = read_json(folder / 'bundle.json')
+    write_json(folder / 'bundle.json', {**about, 'classes': about['classes'][::-1]})
+
+
+def sealed(**new):
+    "A damage that was sealed as if it belonged"
+
+    def change(folder):
+        about = {**read_json(folder / 'bundle.json'), **new}
+        write_json(folder / 'bundle.json', about | {'seal': seal_bundle(about)})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    'damage,says',
+    [
+        (damage_relabel, 'was changed after it was written'),
+        (sealed(std=[1.0, 0.0, 1.0]), 'do not fit together'),
+        (sealed(mean=[1.0]), 'do not fit together'),
+        (sealed(classes=[]), 'do not fit together'),
+        (sealed(temperature=0.0), 'do not fit together'),
+        (sealed(format='pt'), "unknown format 'pt'"),
+        (sealed(classes=['a', 'b']), 'decides between 7 classes, bundle.json names 2'),
+        (sealed(samples=7, format='tflite'), 'cannot be opened by its engine'),
+        (damage_cut, 'is not the file that bundle.json describes'),
+        (damage_flip, 'is not the file'),
+        (damage_lose, 'is missing'),
+        (damage_half, 'cannot be read'),
+        (damage_list, 'lacks format'),
+        (damage_lack, 'lacks mean'),
+    ],
+)
+def test_a_damaged_bundle_is_refused(made, tmp_path, damage, says):
+    folder = tmp_path / 'bundle'
+    shutil.copytree(made[0], folder)
+    damage(folder)
+    if 'engine' in says:
+        pytest.importorskip('ai_edge_litert')
+    with pytest.raises(BadBundle, match=says):
+        Bundle(folder)
+
+
+def test_a_folder_without_a_bundle_is_refused(tmp_path):
+    with pytest.raises(BadBundle, match='is not a bundle'):
+        Bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'bad,says',
+    [
+        (dict(hop_s=-3), 'hop_s must be > 0'),
+        (dict(hop_s=0.013), 'a whole number of samples'),
+        (dict(gap_s=float('nan')), 'gap_s must be > 0'),
+        (dict(scale=[1.0, 2.0]), 'one for each of acc_x'),
+        (dict(smooth=1.0), 'smooth must be'),
+        (dict(hold=0), 'hold must be'),
+        (dict(threshold=1.5), 'threshold must be'),
+    ],
+)
+def test_settings_that_a_stream_cannot_have(made, bad, says):
+    with pytest.raises(ValueError, match=says):
+        StreamingClassifier(Bundle(made[0]), **bad)
+
+
+@pytest.mark.parametrize(
+    'about,says',
+    [
+        (dict(whole=True), '-p window_s 2'),
+        (dict(window_s=4.013), 'window_s must be > 0'),
+        (dict(stride_s=0.0), 'hop_s must be > 0'),
+    ],
+)
+def test_models_that_a_stream_cannot_have(made, tmp_path, about, says):
+    folder = tmp_path / 'bundle'
+    shutil.copytree(made[0], folder)
+    sealed(**about)(folder)
+    with pytest.raises(ValueError, match=says):
+        StreamingClassifier(Bundle(folder))
+
+
+def test_a_caller_may_reuse_its_arrays_and_ask_for_reports(made):
+    t, x = spar_stream(24)
+    reused, plain = (StreamingClassifier(Bundle(made[0]), threshold=0.0) for _ in range(2))
+    row = np.zeros((1, 3))
+    got, want = [], []
+    for time, values in zip(t[:1200], x[:1200]):
+        row[:] = values
+        got += reused.push(time, row)
+        assert reused.report['samples'] >= 0
+        want += plain.push(time, values.copy())
+    assert got == want and len(got) > 3
+
+
+def test_wrong_shapes_raise_and_nothing_is_taken(made):
+    stream = StreamingClassifier(Bundle(made[0]))
+    with pytest.raises(ValueError, match=r'samples must be \(2,3\): acc_x, acc_y, acc_z; got'):
+        stream.push([1.0, 2.0], np.zeros((2, 6)))
+    assert stream.push(np.empty(0), np.empty((0, 3))) == []
+    assert stream.report['samples'] == 0
+
+
+def test_a_decision_is_forgotten_when_probabilities_are_no_numbers():
+    smoother = DecisionSmoother(['A', 'B'], smooth=0.5)
+    smoother(0.0, np.array([0.9, 0.1]))
+    assert smoother(1.0, np.array([np.nan, 0.1])) == (1.0, 'unknown', 0.0, 'unknown')
+    assert smoother(2.0, np.array([0.2, 0.8])).label == 'B'
+
+
+def test_a_header_without_a_channel_is_refused(made):
+    with pytest.raises(ValueError, match='missing: time, acc_x'):
+        stream_csv(made[0], ['t,acc_y,acc_z'], None)
 
 
 def test_a_long_session_in_random_chunks_decides_as_offline_with_flat_memory(made):
@@ -113,16 +254,12 @@ def test_a_long_session_in_random_chunks_decides_as_offline_with_flat_memory(mad
     t, x = spar_stream(900)
     bundle = Bundle(folder)
     rng = np.random.default_rng(0)
-    rec = Recording(
-        'r',
-        'p',
-        'spar',
-        {'imu': Stream(x, t, ('acc_x', 'acc_y', 'acc_z'))},
-        (Span('PEN', t[0], t[-1] + 0.02),),
-    )
-    w = cut_windows(Dataset(load_dataset('spar').card, (rec,), 'x'), ('imu:acc',))
+    stream = Stream(x, t, ('acc_x', 'acc_y', 'acc_z'))
+    session = Recording('r', 'p', 'spar', {'imu': stream}, (Span('PEN', t[0], t[-1] + 0.02),))
+    windows = cut_windows(Dataset(load_dataset('spar').card, (session,), 'x'), ('imu:acc',))
+    batch = loader.norm(windows.batch(np.arange(len(windows))))
     with torch.no_grad():
-        want = net(loader.norm(w.batch(np.arange(len(w)))).x['imu:acc']).argmax(1).numpy()
+        want = net(batch.x['imu:acc']).argmax(1).numpy()
     s = StreamingClassifier(bundle, threshold=0.0)
     got, i, peaks = [], 0, []
     tracemalloc.start()
@@ -133,14 +270,17 @@ def test_a_long_session_in_random_chunks_decides_as_offline_with_flat_memory(mad
         peaks.append(tracemalloc.get_traced_memory()[0] - sys.getsizeof(got))
     tracemalloc.stop()
     got += s.finish()
-    assert np.allclose([d.time for d in got], w.table.stop, atol=1e-6) and len(got) > 400
+    assert np.allclose([d.time for d in got], windows.table.stop, atol=1e-6)
+    assert len(got) > 400
     assert [d.window_label for d in got] == [bundle.classes[k] for k in want]
     late, early = np.median(peaks[-100:]), np.median(peaks[100:200])
-    assert late - early < 250 * len(got) + 50_000, (
-        early,
-        late,
-    )  # a decision is kept by the caller; nothing else grows
-    assert len(s.cut.buffer) <= bundle.samples + s.cut.hop
+    # a decision is kept by the caller; nothing else grows
+    assert late - early < 250 * len(got) + 50_000, (early, late)
+    assert len(s.sliding.buffer) <= bundle.samples + s.sliding.hop
+
+
+STEPS = [0.0, 0.005, 0.02, 0.021, 0.3, 0.9]  # seconds between samples
+SHARES = [0.1, 0.1, 0.4, 0.3, 0.05, 0.05]
 
 
 @settings(max_examples=60, deadline=None)
@@ -148,21 +288,21 @@ def test_a_long_session_in_random_chunks_decides_as_offline_with_flat_memory(mad
 def test_any_chunking_gives_the_same_even_samples(data):
     n = data.draw(st.integers(2, 120))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    t = np.cumsum(
-        rng.choice([0.0, 0.005, 0.02, 0.021, 0.3, 0.9], n, p=[0.1, 0.1, 0.4, 0.3, 0.05, 0.05])
-    )
+    t = np.cumsum(rng.choice(STEPS, n, p=SHARES))
     x = rng.normal(size=(n, 2))
     cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=8)))
 
-    def run(cuts):
+    def resampled(cuts):
         s = StreamResampler(2, 50.0)
-        out = [
-            p for a, b in zip([0, *cuts], [*cuts, n]) for p in s.push(t[a:b], x[a:b])
-        ] + s.finish()
-        return {p.start + k: row for p in out for k, row in enumerate(p.x)}, s
+        segments = []
+        for a, b in zip([0, *cuts], [*cuts, n]):
+            segments += s.push(t[a:b], x[a:b])
+        segments += s.finish()
+        return {p.start + k: row for p in segments for k, row in enumerate(p.x)}
 
-    a, b = run([])[0], run(cuts)[0]
-    assert a.keys() == b.keys() and all(np.allclose(a[k], b[k], atol=1e-9) for k in a)
+    whole, parts = resampled([]), resampled(cuts)
+    assert whole.keys() == parts.keys()
+    assert all(np.allclose(whole[k], parts[k], atol=1e-9) for k in whole)
 
 
 junk = st.one_of(
@@ -172,46 +312,39 @@ junk = st.one_of(
     st.integers(-(10**6), 10**6),
     st.booleans(),
 )
+times = st.one_of(st.floats(-1e4, 1e4), junk)
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.one_of(st.floats(-1e4, 1e4), junk), st.lists(junk, min_size=0, max_size=5)),
-        max_size=40,
-    )
-)
+@given(st.lists(st.tuples(times, st.lists(junk, min_size=0, max_size=5)), max_size=40))
 def test_no_sample_can_crash_a_stream_or_pass_unseen(made, rows):
-    "Either the sample has as many values as channels, and is used or counted; or it raises, and the stream is as before"
+    """Either the sample has as many values as channels, and is used or counted; or it raises, and
+    the stream is as before"""
     s = StreamingClassifier(Bundle(made[0]))
-    good = 0
     for t, x in rows:
         before = dict(s.report)
         try:
-            out = s.push([t], [x])
+            decisions = s.push([t], [x])
         except ValueError as e:
-            assert 'samples must be' in str(e) and s.report == before and len(x) != 3
+            assert 'samples must be' in str(e)
+            assert s.report == before and len(x) != 3
         else:
             assert len(x) == 3
-            r = s.report
-            assert r['samples'] == before['samples'] + 1 and all(
-                math.isfinite(d.probability) for d in out
-            )
-            assert np.isfinite(s.cut.buffer).all()
+            assert s.report['samples'] == before['samples'] + 1
+            assert all(math.isfinite(d.probability) for d in decisions)
+            assert np.isfinite(s.sliding.buffer).all()
     s.finish()
 
 
 def test_gaps_jumps_and_an_hour_of_silence(made):
     s = StreamingClassifier(Bundle(made[0]), threshold=0.0)
     t, x = spar_stream(40)
-    out = s.push(t, x)
-    n = len(out)
-    assert s.push(t[-1] + 3600, x[0]) == [] and len(s.cut.buffer) < s.bundle.samples + s.cut.hop
-    more = s.push(t[-1] + 3600 + t, x)
-    assert (
-        s.report['gaps'] == 1 and len(more) == n and all(d.time > t[-1] + 3600 + 3.9 for d in more)
-    )
-    assert s.push(t, x) != [] and s.report['restarts'] == 1  # the clock jumped back: a new session
-    assert [d.window_label for d in out] == [
-        d.window_label for d in StreamingClassifier(Bundle(made[0]), threshold=0.0).push(t, x)
-    ]
+    first = s.push(t, x)
+    assert s.push(t[-1] + 3600, x[0]) == []
+    assert len(s.sliding.buffer) < s.bundle.samples + s.sliding.hop
+    later = s.push(t[-1] + 3600 + t, x)
+    assert s.report['gaps'] == 1 and len(later) == len(first)
+    assert all(d.time > t[-1] + 3600 + 3.9 for d in later)
+    assert s.push(t, x) != [] and s.report['restarts'] == 1  # the clock jumped back
+    again = StreamingClassifier(Bundle(made[0]), threshold=0.0).push(t, x)
+    assert [d.window_label for d in first] == [d.window_label for d in again]

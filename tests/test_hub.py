@@ -1,4 +1,4 @@
-"Models are downloaded by the Hub's own client; here from a server of our own"
+"Models are downloaded by the client of the Hugging Face Hub; here from a server of the test's own"
 
 import hashlib
 import json
@@ -8,87 +8,98 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
 import torch
 
 from harkd.runs import set_seed
 from harkd.student import ConvStudent
 
-SHA = '0123456789abcdef0123456789abcdef01234567'
+COMMIT = '0123456789abcdef0123456789abcdef01234567'
+LOAD = """
+import torch
+from harkd.student import ConvStudent
+print(ConvStudent.from_pretrained('lab/student')(torch.ones(1, 40, 3)).tolist())
+"""
 
 
-def serve(files):
-    "What huggingface_hub asks a hub: the list of a revision, and its files"
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *a):
-            pass
-
-        def reply(self, body, kind='application/json', **headers):
-            self.send_response(200)
-            for k, v in {
-                'Content-Length': len(body),
-                'Content-Type': kind,
-                'X-Repo-Commit': SHA,
-                **headers,
-            }.items():
-                self.send_header(k.replace('_', '-'), str(v))
-            self.end_headers()
-            if self.command == 'GET':
-                self.wfile.write(body)
-
-        def do_GET(self):
-            if '/tree/' in self.path:
-                return self.reply(
-                    json.dumps(
-                        [
-                            {
-                                'type': 'file',
-                                'path': f,
-                                'size': len(b),
-                                'oid': hashlib.sha1(b).hexdigest(),
-                            }
-                            for f, b in files.items()
-                        ]
-                    ).encode()
-                )
-            if '/api/models/' in self.path:
-                return self.reply(
-                    json.dumps(
-                        {
-                            'id': 'lab/student',
-                            'sha': SHA,
-                            'siblings': [
-                                {'rfilename': f, 'size': len(b)} for f, b in files.items()
-                            ],
-                        }
-                    ).encode()
-                )
-            name = self.path.split('?')[0].rsplit('/', 1)[-1]
-            if name not in files:
-                self.send_response(404)
-                self.send_header('X-Error-Code', 'EntryNotFound')
-                self.send_header('Content-Length', '0')
-                return self.end_headers()
-            self.reply(
-                files[name],
-                'application/octet-stream',
-                ETag=f'"{hashlib.sha1(files[name]).hexdigest()}"',
-            )
-
-        do_HEAD = do_GET
-
-    s = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    threading.Thread(target=s.serve_forever, daemon=True).start()
-    return s
+def file_list(files):
+    "Answer to a request for the tree of a revision"
+    return [
+        {'type': 'file', 'path': name, 'size': len(data), 'oid': hashlib.sha1(data).hexdigest()}
+        for name, data in files.items()
+    ]
 
 
-def test_download_from_a_hub(tmp_path):
+def model_info(files):
+    "Answer to a request for a model"
+    siblings = [{'rfilename': name, 'size': len(data)} for name, data in files.items()]
+    return {'id': 'lab/student', 'sha': COMMIT, 'siblings': siblings}
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    "What huggingface_hub requests of a hub: the list of a revision, and its files"
+
+    def log_message(self, *args):
+        pass
+
+    def reply(self, body, kind='application/json', **headers):
+        self.send_response(200)
+        headers = {
+            'Content-Length': len(body),
+            'Content-Type': kind,
+            'X-Repo-Commit': COMMIT,
+            **headers,
+        }
+        for key, value in headers.items():
+            self.send_header(key, str(value))
+        self.end_headers()
+        if self.command == 'GET':
+            self.wfile.write(body)
+
+    def not_found(self):
+        self.send_response(404)
+        self.send_header('X-Error-Code', 'EntryNotFound')
+        self.send_header('Content-Length', '0')
+        self.end_headers()
+
+    def do_GET(self):
+        files = self.server.files
+        name = self.path.split('?')[0].rsplit('/', 1)[-1]
+        if '/tree/' in self.path:
+            self.reply(json.dumps(file_list(files)).encode())
+        elif '/api/models/' in self.path:
+            self.reply(json.dumps(model_info(files)).encode())
+        elif name in files:
+            tag = hashlib.sha1(files[name]).hexdigest()
+            self.reply(files[name], 'application/octet-stream', ETag=f'"{tag}"')
+        else:
+            self.not_found()
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def serve():
+    "Start a hub that holds some files; it stops with the test"
+    servers = []
+
+    def start(files):
+        server = ThreadingHTTPServer(('127.0.0.1', 0), HubHandler)
+        server.files = files
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+def test_model_is_loaded_from_a_hub_without_pickles(tmp_path, serve):
     set_seed(0)
     model = ConvStudent(3, 4, (8, 8, 8), (1, 1), (2, 2), 5).eval()
-    model.save_pretrained(tmp_path / 'm')
-    x = torch.ones(1, 40, 3)
-    server = serve({p.name: p.read_bytes() for p in (tmp_path / 'm').iterdir()})
-    code = "import torch\nfrom harkd.student import ConvStudent\nprint(ConvStudent.from_pretrained('lab/student')(torch.ones(1,40,3)).tolist())"
+    model.save_pretrained(tmp_path / 'saved')
+    server = serve({p.name: p.read_bytes() for p in (tmp_path / 'saved').iterdir()})
     env = {
         **os.environ,
         'HF_ENDPOINT': f'http://127.0.0.1:{server.server_port}',
@@ -97,12 +108,8 @@ def test_download_from_a_hub(tmp_path):
         'HF_HUB_DISABLE_PROGRESS_BARS': '1',
         'no_proxy': '*',
     }
-    p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env)
-    server.shutdown()
-    assert p.returncode == 0, p.stderr[-2000:]
-    assert torch.allclose(
-        torch.tensor(json.loads(p.stdout.strip().splitlines()[-1])), model(x), atol=1e-6
-    )
-    assert not list((tmp_path / 'm').glob('*.bin')) and not list(
-        (tmp_path / 'cache').rglob('*.bin')
-    )
+    done = subprocess.run([sys.executable, '-c', LOAD], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    logits = torch.tensor(json.loads(done.stdout.strip().splitlines()[-1]))
+    assert torch.allclose(logits, model(torch.ones(1, 40, 3)), atol=1e-6)
+    assert not [*(tmp_path / 'saved').glob('*.bin'), *(tmp_path / 'cache').rglob('*.bin')]

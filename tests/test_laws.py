@@ -82,8 +82,8 @@ def test_law_1_statistics_come_from_training_subjects_only(windows):
     assert BatchLoader.fit(replace(s, windows=poisoned)).norm == BatchLoader.fit(s).norm
 
 
-def test_law_2_a_run_teaches_with_its_own_teacher(tmp_path):
-    "Taught again by the teacher that the run saved, the student is the same to the bit; by anybody else it is not"
+def test_law_2_a_run_distils_from_its_own_teacher(tmp_path):
+    "Distilled again from the teacher that the run saved, the student is the same to the bit"
     run = run_distill(
         DistillConfig(
             'spar', student='conv_8k', epochs=2, teacher_epochs=2, seeds=1, fold=0, jobs=1
@@ -98,29 +98,29 @@ def test_law_2_a_run_teaches_with_its_own_teacher(tmp_path):
         distill(m, models[teacher], loader, None, cfg, 0)
         return m.state_dict()
 
-    same = lambda a, b: all(torch.equal(a[k], b[k]) for k in a)
-    mine = models['distilled'].state_dict()
-    assert (
-        same(again('teacher'), mine)
-        and not same(again('control'), mine)
-        and not same(models['control'].state_dict(), mine)
-    )
+    def same(a, b):
+        return all(torch.equal(a[k], b[k]) for k in a)
+
+    distilled = models['distilled'].state_dict()
+    assert same(again('teacher'), distilled)
+    assert not same(again('control'), distilled)
+    assert not same(models['control'].state_dict(), distilled)
 
 
-def test_law_2_teacher_and_student_look_at_the_same_windows(windows):
+def test_law_2_teacher_and_student_get_the_same_windows(windows):
     "Whatever is drawn, cut, warped or mixed, both inputs of a batch come from the same windows"
     cfg = DistillConfig(mixup=0.5, warp=0.4)
     loader = BatchLoader.fit(by_subject(windows, ['s1', 's2', 's3'], ['s4']), augment=cfg.augment)
-    seen = []
+    received = {}
 
-    class Eyes(torch.nn.Module):
+    class Teacher(torch.nn.Module):
         inputs = ('imu', 'skeleton')
 
         def forward(self, imu, skeleton):
-            seen.append((imu, skeleton))
+            received['teacher'] = imu, skeleton
             return torch.zeros(len(imu), 6)
 
-    class Skin(torch.nn.Module):
+    class Student(torch.nn.Module):
         inputs = ('imu',)
 
         def __init__(self):
@@ -128,29 +128,36 @@ def test_law_2_teacher_and_student_look_at_the_same_windows(windows):
             self.w = torch.nn.Parameter(torch.zeros(1))
 
         def features(self, imu):
-            seen.append(imu)
+            received['student'] = imu
             return Features(self.w * torch.ones(len(imu), 6), None, ())
 
-    lesson, b = DistillationLoss([Eyes()], ['kd'], 0.5, 2.0, 0.0), loader.train(0, 0, 10)
-    lesson(Skin(), b)
-    (imu, sk), mine = seen
-    assert imu is mine and imu is b.x['imu']
-    assert sk is b.x['skeleton'] and (loader.norm(windows.batch(b.ids)).y == b.y).all()
+    batch = loader.train(0, 0, 10)
+    DistillationLoss([Teacher()], ['kd'], 0.5, 2.0, 0.0)(Student(), batch)
+    imu, skeleton = received['teacher']
+    assert imu is received['student'] and imu is batch.x['imu']
+    assert skeleton is batch.x['skeleton']
+    assert (loader.norm(windows.batch(batch.ids)).y == batch.y).all()
 
 
 def test_law_2_both_inputs_are_mixed_and_warped_alike(windows):
-    "Streams that hold nothing but the number of their recording, and the time: what was mixed into one was mixed into the other, by the same share, at the same moments"
+    """Streams hold the number of their recording, and the time.
+
+    What was mixed into one was mixed into the other, by the same share, at the same moments.
+    """
     d = synth_dataset(4, 2)
-    mark = lambda k, s, n: np.stack([np.full(n, float(k)), np.linspace(0, 1, n)], 1)
+
+    def mark(recording, n):
+        return np.stack([np.full(n, float(recording)), np.linspace(0, 1, n)], 1)
+
     recs = [
         replace(
             r,
             streams={
                 'imu': Stream(
-                    mark(k, r, 400), np.arange(400) / 100, ('acc_x', 'acc_y'), ('m/s²',) * 2
+                    mark(k, 400), np.arange(400) / 100, ('acc_x', 'acc_y'), ('m/s²',) * 2
                 ),
                 'other': Stream(
-                    mark(k, r, 200), np.arange(200) / 50, ('acc_x', 'acc_y'), ('m/s²',) * 2
+                    mark(k, 200), np.arange(200) / 50, ('acc_x', 'acc_y'), ('m/s²',) * 2
                 ),
             },
             spans=(Span(r.spans[0].label, 0.0, 3.9),),
@@ -158,10 +165,10 @@ def test_law_2_both_inputs_are_mixed_and_warped_alike(windows):
         for k, r in enumerate(d.recordings)
     ]
     w = cut_windows(replace(d, recordings=recs), ('imu', 'other'), whole=True, length=80)
-    people = w.table.subject.unique()
+    subjects = w.table.subject.unique()
     cfg = DistillConfig(mixup=0.5, warp=0.4, rotate=0.0, scale=0.0, jitter=0.0)
     loader = BatchLoader.fit(
-        by_subject(w, people[:3], people[3:]), augment=cfg.augment, batch_size=16
+        by_subject(w, subjects[:3], subjects[3:]), augment=cfg.augment, batch_size=16
     )
     b = loader.train(0, 0, 10)
     assert b.y_soft is not None
@@ -184,8 +191,8 @@ def test_law_2_the_teacher_scores_in_the_loop_what_it_scores_alone(windows):
     teacher = make_teacher('fusion', windows, width=8)
     student = make_student('conv_8k', windows, ('imu',))
     distill(student, teacher, loader, cfg=DistillConfig(epochs=1, alpha=0.5))
-    lesson = DistillationLoss([teacher], ['kd'], 0.5, 2.0, 0.0)
-    inside = torch.cat([lesson.teach(b)[0].logits for b in loader.eval_batches(loader.split.val)])
+    loss, val = DistillationLoss([teacher], ['kd'], 0.5, 2.0, 0.0), loader.split.val
+    inside = torch.cat([loss.teacher_features(b)[0].logits for b in loader.eval_batches(val)])
     assert torch.equal(inside, predict(teacher, loader, loader.split.val)) and not teacher.training
     assert (inside.argmax(1).numpy() == windows.y[loader.split.val]).mean() == accuracy(
         teacher, loader, loader.split.val

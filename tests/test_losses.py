@@ -13,15 +13,25 @@ import harkd.learned_losses as ll
 import harkd.losses
 import harkd.tokens as tk
 from harkd.losses import kd_loss, soft_target_loss
-from harkd.methods import ALL, CORES, LAWS, LOSSES, check_law
+from harkd.methods import LAW_NAMES, LAWS, LOSS_FUNCTIONS, LOSSES, check_law
 
 G = {
     k: torch.tensor(v) for k, v in np.load(Path(__file__).parent / 'golden' / 'losses.npz').items()
 }
-flat = lambda x: x.flatten(2).transpose(1, 2)
+
+
+def flat(x):
+    "(b,c,h,w) to (b,t,d)"
+    return x.flatten(2).transpose(1, 2)
+
+
 ls, lt, y, es, et = (G[f'in_{k}'] for k in ('ls', 'lt', 'y', 'es', 'et'))
 fs, ft, fs2 = flat(F.adaptive_avg_pool2d(G['in_fs'], 4)), flat(G['in_ft']), flat(G['in_fs2'])
-picture = lambda x: x.movedim(1, -1)
+
+
+def picture(x):
+    "(b,d,h,w) to (b,h,w,d)"
+    return x.movedim(1, -1)
 
 
 def vid():
@@ -98,7 +108,7 @@ def test_the_patch_rule_of_the_reference():
     )
 
 
-@pytest.mark.parametrize('name,law', [(n, l) for n in LOSSES for l in ALL])
+@pytest.mark.parametrize('name,law', [(name, law) for name in LOSSES for law in LAW_NAMES])
 def test_laws(name, law):
     says = LAWS[name][law]
     assert says is True or (
@@ -144,11 +154,11 @@ def test_mutants_are_noticed(name, monkeypatch):
     loss = {'soft_target_loss': 'kd', 'hint_loss': 'hint', 'at_loss': 'at', 'pkt_loss': 'pkt'}[
         function
     ]
-    monkeypatch.setitem(CORES, loss, (mutant, CORES[loss][1]))
+    monkeypatch.setitem(LOSS_FUNCTIONS, loss, (mutant, LOSS_FUNCTIONS[loss][1]))
     laws = []
-    for l in ALL:
+    for law in LAW_NAMES:
         try:
-            laws.append(check_law(loss, l) == (LAWS[loss][l] is True))
+            laws.append(check_law(loss, law) == (LAWS[loss][law] is True))
         except RuntimeError:
             laws.append(False)
     assert (noticed and name not in ('detach the student', 'teach the teacher')) or not all(laws), (
@@ -167,3 +177,32 @@ def test_losses_refuse_what_they_cannot_compare():
     ):
         with pytest.raises(ValueError, match=says):
             f(a, b)
+
+
+def test_a_regressor_keeps_the_other_axes():
+    regressor = ll.Regressor(5, 7)
+    x = torch.randn(3, 4, 5)
+    assert regressor(x).shape == (3, 4, 7) and regressor(x[:, 0]).shape == (3, 7)
+    assert sum(p.numel() for p in regressor.parameters()) == 5 * 7 + 2 * 7
+
+
+def test_no_gradient_of_factor_transfer_reaches_the_teacher():
+    s, t = torch.randn(4, 6, 3, requires_grad=True), torch.randn(4, 5, 8, requires_grad=True)
+    ll.FactorTransfer(3, 8)(s, t).backward()
+    assert s.grad.abs().sum() > 0 and t.grad is None
+
+
+def test_crd_fixes_its_constants_at_the_first_batch():
+    crd = ct.CRD(5, 7, torch.arange(30) % 3, dim=8, negatives=20)
+    index = torch.tensor([4, 9, 2])
+    crd(torch.randn(3, 5), torch.randn(3, 7), index)
+    constants = crd.z.clone()
+    crd(torch.randn(3, 5), torch.randn(3, 7), index)
+    assert (constants > 0).all() and torch.equal(crd.z, constants)
+
+
+def test_kdsvd_and_cc_at_agreement_and_in_another_order():
+    maps = [torch.randn(2, 6, 4), torch.randn(2, 5, 4)]
+    assert fl.kdsvd_loss(maps, maps) == pytest.approx(0.0, abs=1e-6)
+    order = [0, 2, 1, 3, 4, 5, 6, 7]
+    assert fl.cc_loss(es[order], et[order]) != fl.cc_loss(es, et)

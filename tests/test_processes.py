@@ -7,57 +7,53 @@ import sys
 import numpy as np
 
 CODE = """
-import sys,torch
-from dataclasses import replace
-from harkd.distill import DistillConfig,distill
+import torch
+from accelerate.state import PartialState
+
+from harkd.distill import DistillConfig, distill
 from harkd.experiment import experiment_windows
 from harkd.runs import set_seed
-from harkd.split import BatchLoader,by_subject
+from harkd.split import BatchLoader, by_subject
 from harkd.student import make_student
 from harkd.teacher import make_teacher
+
 torch.set_num_threads(1)
-cfg = DistillConfig('synth', epochs=2, lr=.01, batch_size=32); w = experiment_windows(cfg); loader = BatchLoader.fit(by_subject(w, ['s1','s2','s3'], ['s4']), augment=cfg.augment)
-set_seed(0); teacher = make_teacher('fusion', w, width=8).eval(); set_seed(1); student = make_student('conv_8k', w, ('imu',))
-h = distill(student, teacher, loader, 'kd,rkd,hint', cfg)
-from accelerate.state import PartialState
-p = PartialState(); print(f'RANK {p.process_index} of {p.num_processes}: {float(sum(v.double().abs().sum() for v in student.parameters())):.10f} {h[-1]["loss"]:.4f}', flush=True)
+cfg = DistillConfig('synth', epochs=2, lr=0.01, batch_size=32)
+windows = experiment_windows(cfg)
+split = by_subject(windows, ['s1', 's2', 's3'], ['s4'])
+loader = BatchLoader.fit(split, augment=cfg.augment)
+set_seed(0)
+teacher = make_teacher('fusion', windows, width=8).eval()
+set_seed(1)
+student = make_student('conv_8k', windows, ('imu',))
+history = distill(student, teacher, loader, 'kd,rkd,hint', cfg)
+state = PartialState()
+total = float(sum(p.double().abs().sum() for p in student.parameters()))
+rank = f'RANK {state.process_index} of {state.num_processes}'
+print(f'{rank}: {total:.10f} {history[-1]["loss"]:.4f}', flush=True)
 """
 
 
-def test_two_processes_learn_one_model(tmp_path):
-    (tmp_path / 'go.py').write_text(CODE)
+def sums_of_weights(*command):
+    "What each process printed: its line, and the sum of the absolute weights of its student"
     env = {**os.environ, 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1'}
     env.pop('HARKD_RESULTS', None)
-    p = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'torch.distributed.run',
-            '--standalone',
-            '--nproc_per_node',
-            '2',
-            str(tmp_path / 'go.py'),
-        ],
-        capture_output=True,
-        text=True,
-        env=env,
-        timeout=300,
+    process = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=env, timeout=300
     )
-    assert p.returncode == 0, p.stderr[-3000:]
-    lines = sorted(l for l in p.stdout.splitlines() if l.startswith('RANK'))
-    assert len(lines) == 2 and all('of 2' in l for l in lines), p.stdout
-    a, b = (l.split(': ')[1].split()[0] for l in lines)
-    assert np.isclose(float(a), float(b), rtol=1e-6), (
-        lines
-    )  # gradients were exchanged: both hold the same weights
-    alone = subprocess.run(
-        [sys.executable, str(tmp_path / 'go.py')],
-        capture_output=True,
-        text=True,
-        env=env,
-        timeout=300,
-    ).stdout
-    c = next(l for l in alone.splitlines() if l.startswith('RANK')).split(': ')[1].split()[0]
-    assert not np.isclose(
-        float(a), float(c), rtol=1e-9
-    )  # and two halves of a batch, each with its own draws, are not one process's batch
+    assert process.returncode == 0, process.stderr[-3000:]
+    lines = [line for line in process.stdout.splitlines() if line.startswith('RANK')]
+    return lines, [float(line.split(': ')[1].split()[0]) for line in lines]
+
+
+def test_two_processes_learn_one_model(tmp_path):
+    script = tmp_path / 'go.py'
+    script.write_text(CODE)
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
+    lines, both = sums_of_weights(*launcher, str(script))
+    assert len(lines) == 2 and all('of 2' in line for line in lines)
+    # gradients were exchanged: both processes hold the same weights
+    assert np.isclose(*both, rtol=1e-6), lines
+    _, (alone,) = sums_of_weights(str(script))
+    # two halves of a batch, each with its own draws, are not one process's batch
+    assert not np.isclose(both[0], alone, rtol=1e-9)

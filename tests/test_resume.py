@@ -15,27 +15,33 @@ from harkd.split import BatchLoader, by_subject
 from harkd.student import make_student
 from harkd.train import cross_entropy, train
 
-CFG = FitConfig('synth', epochs=4, batch_size=8, lr=0.01, mixup=0.3, ema=0.95)
-KILLS = 24
+CONFIG = FitConfig('synth', epochs=4, batch_size=8, lr=0.01, mixup=0.3, ema=0.95)
+KILLS, KILLS_INSIDE_AN_EPOCH, MOST_TRAININGS = 24, 3, 200
 
 
 @pytest.fixture(scope='module')
 def setting():
+    "A loader, and a function that makes the student anew"
     torch.set_num_threads(1)
-    w = experiment_windows(CFG)
-    loader = BatchLoader.fit(by_subject(w, ['s1', 's2'], ['s3']), augment=CFG.augment)
-    return loader, lambda: (set_seed(5), make_student('conv_8k', w, drop=0.3))[1]
+    windows = experiment_windows(CONFIG)
+    split = by_subject(windows, ['s1', 's2'], ['s3'])
+
+    def make():
+        set_seed(5)
+        return make_student('conv_8k', windows, drop=0.3)
+
+    return BatchLoader.fit(split, augment=CONFIG.augment), make
 
 
 def run(setting, folder, every):
-    "Train to the end, checkpointing, and leave the weights behind"
+    "Train to the end with a checkpoint every few steps, and keep the weights"
     loader, make = setting
     model = make()
     history = train(
         model,
         loader,
         cross_entropy(),
-        CFG.training(3),
+        CONFIG.training(3),
         folder / 'checkpoint.safetensors',
         every=every,
         val_every=2,
@@ -44,7 +50,7 @@ def run(setting, folder, every):
 
 
 def killed(setting, folder, every, after):
-    "Run in a child that is killed after some seconds; True if it was, False if it had finished"
+    "Train in a child that is killed after some seconds; whether it was still running"
     pid = os.fork()
     if not pid:
         try:
@@ -56,50 +62,59 @@ def killed(setting, folder, every, after):
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
+def inside_an_epoch(folder, steps):
+    "Whether the checkpoint of a killed training was written inside an epoch"
+    checkpoint = folder / 'checkpoint.safetensors'
+    return checkpoint.exists() and load_tensors(checkpoint)[1]['step'] % steps != 0
+
+
+def same_bytes(tensors, others):
+    return set(tensors) == set(others) and all(
+        tensors[k].numpy().tobytes() == others[k].numpy().tobytes() for k in tensors
+    )
+
+
 def test_resume_is_exact_at_random_kill_points(setting, tmp_path):
-    rng = random.Random(0)
-    (ref := tmp_path / 'ref').mkdir()
+    rng, (loader, _) = random.Random(0), setting
+    (tmp_path / 'whole').mkdir()
     start = time.perf_counter()
-    run(setting, ref, 3)
-    whole = time.perf_counter() - start
-    want, meta = load_tensors(ref / 'weights.safetensors')
-    hits = mid_epoch = 0
-    for i in range(200):
-        (d := tmp_path / f'k{i}').mkdir()
+    run(setting, tmp_path / 'whole', 3)
+    seconds = time.perf_counter() - start
+    weights, history = load_tensors(tmp_path / 'whole' / 'weights.safetensors')
+    kills = inside = 0
+    for i in range(MOST_TRAININGS):
+        folder = tmp_path / f'training{i}'
+        folder.mkdir()
         every = rng.choice([1, 2, 3, 5])
-        while killed(setting, d, every, rng.uniform(0, whole * 0.9)):
-            hits += 1
-            if (d / 'checkpoint.safetensors').exists():
-                mid_epoch += (
-                    load_tensors(d / 'checkpoint.safetensors')[1]['step'] % setting[0].steps != 0
-                )
-        got, m = load_tensors(d / 'weights.safetensors')
-        assert m == meta and set(got) == set(want)
-        for k in want:
-            assert got[k].numpy().tobytes() == want[k].numpy().tobytes(), (i, k)
-        if hits >= KILLS and mid_epoch >= 3:
+        while killed(setting, folder, every, rng.uniform(0, seconds * 0.9)):
+            kills += 1
+            inside += inside_an_epoch(folder, loader.steps)
+        resumed, resumed_history = load_tensors(folder / 'weights.safetensors')
+        assert resumed_history == history
+        assert same_bytes(resumed, weights), f'training {i}'
+        if kills >= KILLS and inside >= KILLS_INSIDE_AN_EPOCH:
             break
-    print(f'{hits} kills, {mid_epoch} of them inside an epoch')
-    assert hits >= KILLS and mid_epoch >= 3
+    print(f'{kills} kills, {inside} of them inside an epoch')
+    assert kills >= KILLS
+    assert inside >= KILLS_INSIDE_AN_EPOCH
 
 
-def test_two_processes_share_a_batch(setting):
-    "What several processes draw together is the batch that one process draws alone"
+def test_processes_share_the_batch_of_one_process(setting):
     loader, _ = setting
     for epoch in range(2):
-        for s in range(loader.steps):
-            alone = sorted(loader.train(epoch, s).ids.tolist())
-            shared = sum(
-                (loader.train(epoch, s, rank=r, world=3).ids.tolist() for r in range(3)), []
-            )
-            assert sorted(set(shared)) == alone
+        for step in range(loader.steps):
+            alone = sorted(loader.train(epoch, step).ids.tolist())
+            shared = [loader.train(epoch, step, rank=r, world=3).ids.tolist() for r in range(3)]
+            assert sorted({i for ids in shared for i in ids}) == alone
 
 
-def test_order_and_augmentation_depend_on_nothing_but_the_step(setting):
+def test_a_batch_depends_on_nothing_but_its_step(setting):
     loader, _ = setting
-    late = loader.train(3, 1)
+    first = loader.train(3, 1)
     np.random.rand(7)
     torch.rand(7)
-    [loader.train(0, 0) for _ in range(3)]
+    for _ in range(3):
+        loader.train(0, 0)
     again = loader.train(3, 1)
-    assert torch.equal(late.x['imu'], again.x['imu']) and torch.equal(late.ids, again.ids)
+    assert torch.equal(first.x['imu'], again.x['imu'])
+    assert torch.equal(first.ids, again.ids)

@@ -1,4 +1,4 @@
-"Bring your own data: a real data set, rewritten as strangers' CSVs, trains without a line of code"
+"Your own data: a real data set, rewritten as the CSVs of another lab, trains without code"
 
 import json
 from pathlib import Path
@@ -11,72 +11,109 @@ from harkd.data import BadRecording, load_dataset
 from harkd.distill import DistillConfig, open_run, run_distill
 from tests.conftest import data
 
+STANDARD_GRAVITY = 9.80665
+DEVICES = {'wrist': ('sw', 'watch'), 'pocket': ('sp', 'phone')}  # stream: file suffix, name
+COLUMNS = {f'acc_{a}': f'A{a}' for a in 'xyz'} | {f'gyro_{a}': f'W{a}' for a in 'xyz'}
+ACTIVITIES = ('SEATED', 'SITTING_DOWN', 'STANDING_UP', 'TURNING', 'WALKING')
 
-def rewrite(source: Path, out: Path, subjects: int = 4, runs: int = 3):
-    "sp-sw-har as a lab might keep it: g and deg/s, other names, its irregular and doubled stamps in milliseconds, labels in a column"
+
+def rewrite_samples(path, target):
+    "Units g and deg/s, other column names, the irregular and doubled stamps in milliseconds"
+    d = pd.read_csv(path)
+    columns = {'clock_ms': d.timestamp}
+    columns |= {f'A{a}': d[f'{a}_acc'] / STANDARD_GRAVITY for a in 'xyz'}
+    columns |= {f'W{a}': np.rad2deg(d[f'{a}_gyro']) for a in 'xyz'}
+    columns['doing'] = d.label
+    pd.DataFrame(columns).to_csv(target, index=False)
+
+
+def manifest():
+    streams = {
+        name: {
+            'columns': COLUMNS,
+            'units': {'acc': 'g', 'gyro': 'deg/s'},
+            'file': f'file_{suffix}',
+        }
+        for name, (suffix, _) in DEVICES.items()
+    }
+    return {
+        'name': 'lab',
+        'fs': 50,
+        'time': {'column': 'clock_ms', 'unit': 'ms'},
+        'label': 'doing',
+        'streams': streams,
+        'student': ['wrist'],
+        'teacher': ['wrist', 'pocket'],
+        'window_s': 1.0,
+        'stride_s': 0.5,
+    }
+
+
+def rewrite(source: Path, target: Path, subjects: int = 4, runs: int = 3):
+    "sp-sw-har as another lab might keep it, with the labels in a column"
     rows = []
-    for s in sorted(source.glob('DATA/s*'))[:subjects]:
-        for p in sorted(s.glob('*_sw.csv'))[:runs]:
-            row = dict(id=p.stem[:-3], subject=f'person {s.name}')
-            for device in ('sw', 'sp'):
-                d = pd.read_csv(p.with_name(p.name.replace('_sw', f'_{device}')))
-                t = pd.DataFrame(
-                    {
-                        'clock_ms': d.timestamp,
-                        **{f'A{a}': d[f'{a}_acc'] / 9.80665 for a in 'xyz'},
-                        **{f'W{a}': np.rad2deg(d[f'{a}_gyro']) for a in 'xyz'},
-                        'doing': d.label,
-                    }
-                )
-                row[f'file_{device}'] = f'{row["id"]}_{device}.csv'
-                t.to_csv(out / row[f'file_{device}'], index=False)
+    for folder in sorted(source.glob('DATA/s*'))[:subjects]:
+        for path in sorted(folder.glob('*_sw.csv'))[:runs]:
+            recording = path.stem[:-3]
+            row = {'id': recording, 'subject': f'subject {folder.name}'}
+            for suffix, _ in DEVICES.values():
+                row[f'file_{suffix}'] = f'{recording}_{suffix}.csv'
+                original = path.with_name(path.name.replace('_sw', f'_{suffix}'))
+                rewrite_samples(original, target / row[f'file_{suffix}'])
             rows.append(row)
-    pd.DataFrame(rows).to_csv(out / 'recordings.csv', index=False)
-    columns = {**{f'acc_{a}': f'A{a}' for a in 'xyz'}, **{f'gyro_{a}': f'W{a}' for a in 'xyz'}}
-    stream = lambda device: dict(
-        columns=columns, units={'acc': 'g', 'gyro': 'deg/s'}, file=f'file_{device}'
-    )
-    (out / 'manifest.json').write_text(
-        json.dumps(
-            dict(
-                name='lab',
-                fs=50,
-                time=dict(column='clock_ms', unit='ms'),
-                label='doing',
-                streams=dict(wrist=stream('sw'), pocket=stream('sp')),
-                student=['wrist'],
-                teacher=['wrist', 'pocket'],
-                window_s=1.0,
-                stride_s=0.5,
-            )
-        )
-    )
+    pd.DataFrame(rows).to_csv(target / 'recordings.csv', index=False)
+    (target / 'manifest.json').write_text(json.dumps(manifest()))
 
 
-def test_a_strangers_folder_is_the_same_data(tmp_path):
-    source = data('sp_sw_har')
-    rewrite(source, tmp_path)
-    ours, theirs = load_dataset('sessions', tmp_path), load_dataset('sp_sw_har', source)
-    same = {r.id: r for r in theirs.recordings}
-    assert len(ours.recordings) == 12 and len(ours.subjects) == 4
-    for r in ours.recordings:
-        for mine, name in (('wrist', 'watch'), ('pocket', 'phone')):
-            a, b = r.streams[mine], same[r.id].streams[name]
-            assert (
-                np.allclose(a.values, b.values, atol=1e-9)
-                and np.allclose(a.time, b.time, atol=1e-9)
-                and a.units == b.units
-            )
-            assert (np.diff(a.time) == 0).any() or mine == 'wrist'
-        assert [s.label for s in r.spans] == [s.label for s in same[r.id].spans]
+@pytest.fixture(scope='module')
+def both(tmp_path_factory):
+    "The rewritten data set as sessions, and the original"
+    source, folder = data('sp_sw_har'), tmp_path_factory.mktemp('lab')
+    rewrite(source, folder)
+    return load_dataset('sessions', folder), load_dataset('sp_sw_har', source)
 
 
-def test_it_trains_and_its_teacher_sees_more(tmp_path):
-    (d := tmp_path / 'lab').mkdir()
-    rewrite(data('sp_sw_har'), d)
-    cfg = DistillConfig(
+def pairs_of_streams(both):
+    sessions, original = both
+    by_id = {r.id: r for r in original.recordings}
+    for recording in sessions.recordings:
+        for name, (_, other) in DEVICES.items():
+            yield name, recording.streams[name], by_id[recording.id].streams[other]
+
+
+def test_every_recording_is_read(both):
+    sessions, _ = both
+    assert len(sessions.recordings) == 12
+    assert len(sessions.subjects) == 4
+
+
+def test_samples_are_those_of_the_original(both):
+    for _, ours, original in pairs_of_streams(both):
+        assert np.allclose(ours.values, original.values, atol=1e-9)
+        assert np.allclose(ours.time, original.time, atol=1e-9)
+        assert ours.units == original.units
+
+
+def test_doubled_time_stamps_are_kept(both):
+    for name, ours, _ in pairs_of_streams(both):
+        assert name == 'wrist' or (np.diff(ours.time) == 0).any()
+
+
+def test_labels_are_those_of_the_original(both):
+    sessions, original = both
+    by_id = {r.id: r for r in original.recordings}
+    for recording in sessions.recordings:
+        labels = [s.label for s in by_id[recording.id].spans]
+        assert [s.label for s in recording.spans] == labels
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('study')
+    rewrite(data('sp_sw_har'), folder)
+    config = DistillConfig(
         'sessions',
-        str(d),
+        str(folder),
         student='conv_8k',
         folds=2,
         fold=0,
@@ -85,35 +122,50 @@ def test_it_trains_and_its_teacher_sees_more(tmp_path):
         seeds=1,
         jobs=1,
     )
-    run = run_distill(cfg, tmp_path / 'run')
-    m = run.metrics
-    assert [s['sees'] for s in m['summary']] == ['wrist+pocket', 'wrist', 'wrist'] and all(
-        0 <= r['accuracy'] <= 1 for r in m['rows']
-    )
-    assert open_run(run.path)[1].split.windows.classes == (
-        'SEATED',
-        'SITTING_DOWN',
-        'STANDING_UP',
-        'TURNING',
-        'WALKING',
-    )
+    return run_distill(config, tmp_path_factory.mktemp('run') / 'run')
 
 
-@pytest.mark.parametrize(
-    'break_it,says',
-    [
-        (lambda d: (d / 's01_01_sw.csv').unlink(), 's01_01_sw.csv: missing'),
-        (
-            lambda d: (d / 's01_01_sw.csv').write_text('clock_ms,Ax\n1,2\n'),
-            "s01_01_sw.csv: has no column 'Ay'",
-        ),
-        (lambda d: (d / 's01_01_sw.csv').write_bytes(b'\x00\xff\x00'), 's01_01_sw.csv'),
-        (lambda d: (d / 'recordings.csv').unlink(), 'recordings.csv: missing'),
-        (lambda d: (d / 'manifest.json').unlink(), 'chapter 00c says what goes into it'),
-    ],
-)
-def test_a_broken_folder_names_what_is_broken(tmp_path, break_it, says):
+def test_teacher_of_a_session_has_the_richer_input(trained):
+    inputs = [s['input'] for s in trained.metrics['summary']]
+    assert inputs == ['wrist+pocket', 'wrist', 'wrist']
+
+
+def test_sessions_train_to_accuracies(trained):
+    assert all(0 <= row['accuracy'] <= 1 for row in trained.metrics['rows'])
+
+
+def test_classes_of_a_run_are_the_labels_of_the_files(trained):
+    assert open_run(trained.path)[1].split.windows.classes == ACTIVITIES
+
+
+BROKEN = {
+    'file missing': (
+        lambda d: (d / 's01_01_sw.csv').unlink(),
+        's01_01_sw.csv: missing',
+    ),
+    'column missing': (
+        lambda d: (d / 's01_01_sw.csv').write_text('clock_ms,Ax\n1,2\n'),
+        "s01_01_sw.csv: has no column 'Ay'",
+    ),
+    'not a table': (
+        lambda d: (d / 's01_01_sw.csv').write_bytes(b'\x00\xff\x00'),
+        's01_01_sw.csv',
+    ),
+    'no table of recordings': (
+        lambda d: (d / 'recordings.csv').unlink(),
+        'recordings.csv: missing',
+    ),
+    'no manifest': (
+        lambda d: (d / 'manifest.json').unlink(),
+        'chapter 00c says what goes into it',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', BROKEN)
+def test_a_broken_folder_names_what_is_broken(tmp_path, case):
+    damage, says = BROKEN[case]
     rewrite(data('sp_sw_har'), tmp_path, 1, 1)
-    break_it(tmp_path)
-    with pytest.raises((BadRecording, FileNotFoundError), match=says.replace('(', r'\(')):
+    damage(tmp_path)
+    with pytest.raises((BadRecording, FileNotFoundError), match=says):
         load_dataset('sessions', tmp_path)

@@ -1,0 +1,112 @@
+"nbs/results/README.md: which recipe or command wrote which result file"
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, RECIPES = ROOT / 'nbs' / 'results', ROOT / 'nbs' / 'recipes'
+
+THEMES = {
+    'distillation': 'Teacher, student alone and distilled student: official split and folds.',
+    'leave_one_subject_out': 'UTD-MHAD, each of the eight subjects left out in turn.',
+    'development': 'The choices made inside the training subjects of UTD-MHAD.',
+    'baselines': 'Majority class, random forest over catch22 features, MiniRocket.',
+    'ladder': 'The protocol ladder: the same model under splits that leak and splits that do not.',
+    'ablation': 'One change of the recipe at a time; the learning curve over training subjects.',
+    'methods': 'Twenty ways to learn from a teacher, compared (chapter 05a).',
+    'corruptions': 'Accuracy on corrupted signals.',
+    'predictions': 'The prediction of every model for every test window, for significance tests.',
+    'formats': 'Exported files: size, accuracy and agreement with the model.',
+    'explanations': 'Faithfulness of attributions, and how distillation changes them (chapter 08).',
+    'benchmarks': 'Latency, stream and explorer, measured on one machine.',
+}
+COMPARE = 'chapter 05a: `harkd run compare`'
+EXPLAIN = 'chapter 08: `harkd run explain`'
+BENCH = '`make bench`'
+WITHOUT_RECIPE = {
+    'utd_official.csv': (
+        'the training that `explanations/` explains, before the recipes',
+        '`harkd run distill`',
+    ),
+    'utd_100k_history.csv': ('training loss of each epoch', 'chapter 07i'),
+    'utd_100k_rerun.csv': ('utd_100k again, on another processor', 'recipe `utd_100k`'),
+    'utd_25k_rerun.csv': ('utd_25k again, on another processor', 'recipe `utd_25k`'),
+    'utd_10k_rerun.csv': ('utd_10k again, on another processor', 'recipe `utd_10k`'),
+    'utd_compare.csv': ('every training of the comparison', COMPARE),
+    'utd_compare_table.csv': ('each method against the student alone', COMPARE),
+    'utd_compare_self.csv': ('each method against a teacher with the same input', COMPARE),
+    'utd_explain_classes.csv': ('attribution of each channel, by activity', EXPLAIN),
+    'utd_explain_looks.csv': ('channels that gained and lost by distillation', EXPLAIN),
+    'utd_explain_missed.csv': ('windows whose completeness gap was too large', EXPLAIN),
+    'utd_explain_proof.csv': ('faithfulness against random and untrained maps', EXPLAIN),
+    'utd_explain_scores.csv': ('the same, for each subject and seed', EXPLAIN),
+    'utd_explain_st_convt_attention.csv': ('attention of teacher and control', EXPLAIN),
+    'utd_explain_transformer_attention.csv': ('attention of student and control', EXPLAIN),
+    'bench_explorer.json': ('response time of the explorer', '`python -m tests.bench_explorer`'),
+    'bench_latency.csv': ('conv_80k against the transformer, every format', BENCH),
+    'bench_latency.json': ('ratios of bench_latency.csv', BENCH),
+    'bench_latency_25k.csv': ('conv_20k against the published transformer', BENCH),
+    'bench_latency_25k.json': ('ratios of bench_latency_25k.csv', BENCH),
+    'bench_latency_earlier.csv': ('the same on an earlier machine', BENCH),
+    'bench_latency_earlier.json': ('ratios of bench_latency_earlier.csv', BENCH),
+    'bench_stream.json': ('an hour of movements through the stream', BENCH),
+    'utd_stream.csv': (
+        'accuracy of the stream, with and without smoothing',
+        '`python -m tests.bench_deploy --streamed`',
+    ),
+}
+INTRODUCTION = """# Result files
+
+> Every published figure, with the recipe that made it
+
+A folder holds the files of one theme. Each row of a table carries the hash of its configuration
+and of its data; `harkd recipe NAME` repeats it. Files are found by name: `read_results('utd_100k')`
+reads `distillation/utd_100k.csv`. [RESULTS.md](../../RESULTS.md) shows the tables.
+
+| file | content |
+| --- | --- |
+| [ledger.csv](ledger.csv), [ledger_001.csv](ledger_001.csv) | every evaluation of official test \
+subjects, the newest page and the one before it |
+| [reruns.csv](reruns.csv) | trainings that were repeated from nothing and gave the same figures |
+| [demo.txt](demo.txt) | what `make demo` printed |
+"""
+
+
+def recipe_files():
+    "File of nbs/results to (what it holds, who wrote it), for files that a recipe writes"
+    written = {}
+    for path in sorted(RECIPES.rglob('*.json')):
+        recipe = json.loads(path.read_text(encoding='utf8'))
+        results = recipe['params']['results']
+        predictions = recipe['chapter'] == 'significance'
+        name = f'{results}_predictions.csv.gz' if predictions else f'{results}.csv'
+        written[name] = (recipe['says'], f'recipe `{path.stem}`')
+    return written
+
+
+def rows_of(path):
+    "Number of rows of a table; nothing for other files"
+    return len(pd.read_csv(path)) if '.csv' in path.suffixes else ''
+
+
+def theme_section(theme, says, known):
+    lines = [f'## {theme}', '', says, '', '| file | rows | content | written by |']
+    lines.append('| --- | --- | --- | --- |')
+    for path in sorted((RESULTS / theme).iterdir()):
+        content, writer = known[path.name]
+        link = f'[{path.name}]({theme}/{path.name})'
+        lines.append(f'| {link} | {rows_of(path)} | {content} | {writer} |')
+    return '\n'.join(lines)
+
+
+def results_index():
+    "The text of nbs/results/README.md"
+    known = recipe_files() | WITHOUT_RECIPE
+    sections = [theme_section(theme, says, known) for theme, says in THEMES.items()]
+    return '\n\n'.join([INTRODUCTION.rstrip(), *sections]) + '\n'
+
+
+if __name__ == '__main__':
+    (RESULTS / 'README.md').write_text(results_index(), encoding='utf8')

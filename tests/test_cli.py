@@ -1,0 +1,263 @@
+"The command: its help, its errors, and the way from a run to a bundle to a decision"
+
+import ast
+import builtins
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from typer.testing import CliRunner
+
+from harkd.cli import (
+    EXAMPLES,
+    app,
+    execute,
+    full_run_notebook,
+    join_pairs,
+    parse_params,
+    parse_value,
+    progress_bar,
+    read_params,
+    read_progress,
+    recipes,
+    runnable,
+)
+from harkd.distill import DistillConfig, run_distill
+
+
+def call(*args, **kwargs):
+    return CliRunner().invoke(app, join_pairs(list(args)), prog_name='harkd', **kwargs)
+
+
+def message(result):
+    "What a command said when it failed"
+    return str(result.exception or '') + result.output + result.stderr
+
+
+def test_alone_and_with_help_it_shows_the_workflow_in_the_order_of_use():
+    alone = call()
+    assert alone.exit_code == 0 and alone.output == call('--help').output
+    at = [alone.output.find(f'\n    {example}\n') for example in EXAMPLES.values()]
+    assert -1 not in at and at == sorted(at)
+    listed = [line.split()[0] for line in alone.output.split('Commands:')[1].splitlines()[1:12]]
+    assert listed == list(EXAMPLES)
+
+
+@pytest.mark.parametrize('command', EXAMPLES)
+def test_the_help_of_every_command_has_an_example(command):
+    result = call(command, '--help')
+    assert result.exit_code == 0 and f'harkd {command}' in ' '.join(result.output.split())
+    assert 'xample: ' in result.output
+
+
+def test_every_example_is_a_command_with_options_that_exist():
+    for name, example in EXAMPLES.items():
+        words = join_pairs(example.split('<')[0].split())
+        assert words[:2] == ['harkd', name]
+        for option in (w for w in words if w.startswith('-')):
+            assert option in call(name, '--help').output
+
+
+def test_values_become_the_type_of_their_parameter():
+    known = read_params(runnable()['distill'])
+    given = [('alpha', '1'), ('seeds', '5'), ('final', 'True')]
+    assert parse_params(given, known) == {'alpha': 1.0, 'seeds': 5, 'final': True}
+    assert parse_value('final', 'FALSE', 'bool') is False
+
+
+@pytest.mark.parametrize(
+    'args,says',
+    [
+        (('run', 'distill', '-p', 'alhpa', '0.2'), "unknown parameter 'alhpa'"),
+        (('run', 'distill', '-p', 'seeds', '1.5'), 'must be int'),
+        (('run', 'distill', '-p', 'seeds'), '-p needs a name and a value'),
+        (('run', 'destill'), 'choose one of'),
+        (('params', 'destill'), 'choose one of'),
+        (('recipe', 'utd_1k'), 'choose one of'),
+        (('recipe', 'utd_100k', '-p', 'alhpa', '1'), "unknown parameter 'alhpa'"),
+    ],
+)
+def test_a_mistake_ends_a_command_before_anything_runs(args, says):
+    result = call(*args)
+    assert result.exit_code == 2 and says in ' '.join(message(result).replace('│', '').split())
+
+
+def test_lists():
+    assert 'weight of the teacher' in call('params', 'distill').output
+    assert 'utd_100k' in call('recipe').output
+    assert call('datasets').output.startswith('spar')
+    assert call('version').output.startswith('harkd 0.')
+
+
+def test_a_recipe_survives_the_way_through_the_command_line():
+    r = recipes()['utd_100k']
+    known = read_params(runnable()[r['chapter']])
+    assert parse_params([(k, str(v)) for k, v in r['params'].items()], known) == r['params']
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    "A small finished run on SPAR, and its bundle"
+    folder = tmp_path_factory.mktemp('cli')
+    cfg = DistillConfig(
+        'spar',
+        student='conv_8k',
+        epochs=2,
+        teacher_epochs=1,
+        fold=0,
+        seeds=1,
+        jobs=1,
+        loss='',
+        batch_size=64,
+    )
+    run_distill(cfg, folder / 'run')
+    result = call('export', str(folder / 'run'), '-o', str(folder / 'bundle'))
+    assert result.exit_code == 0, message(result)
+    assert 'bundle.json' in result.output and 'model.onnx' in result.output
+    return folder / 'run', folder / 'bundle'
+
+
+def test_a_bundle_decides_as_its_run(finished):
+    run, bundle = map(str, finished)
+    result = call('check', bundle, run)
+    assert result.exit_code == 0 and 'same decisions in 100.00%' in result.output
+    result = call('bench', bundle)
+    assert result.exit_code == 0 and 'ms p50' in result.output
+
+
+def test_a_bundle_decides_on_a_stream(finished):
+    bundle = str(finished[1])
+    rows = [f'{i / 50},0.1,9.8,{i % 50 / 50}' for i in range(500)]
+    text = '\n'.join(['time,acc_x,acc_y,acc_z', *rows, ''])
+    result = call('stream', bundle, '--threshold', '0', input=text)
+    assert result.exit_code == 0 and result.output.startswith('time,label,probability')
+    assert len(result.output.splitlines()) >= 4
+
+
+def test_what_is_no_run_and_no_bundle_is_a_message(finished, tmp_path):
+    run = str(finished[0])
+    for args, says in (
+        (('check', str(tmp_path), run), 'is not a bundle'),
+        (('export', str(tmp_path / 'none')), 'is not a run folder'),
+        (('export', run, '--quantize', 'int3'), 'precision must be one of'),
+        (('stream', str(tmp_path)), 'is not a bundle'),
+        (('bench', str(tmp_path)), 'is not a bundle'),
+    ):
+        result = call(*args)
+        assert result.exit_code == 1 and says in message(result), args
+    result = call('explore', str(tmp_path / 'none'))
+    assert result.exit_code == 1
+    assert 'is not a run folder' in message(result) or 'harkd[explore]' in message(result)
+
+
+def trees(path):
+    "Syntax trees of the code cells of a full run"
+    cells = full_run_notebook(path)['cells']
+    return [ast.parse(''.join(c['source'])) for c in cells if c['cell_type'] == 'code']
+
+
+def bound_names(tree):
+    "Names that a cell defines, with those of its star imports"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.ImportFrom) and node.names[0].name == '*':
+            yield from importlib.import_module(node.module).__all__
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (a.asname or a.name.split('.')[0] for a in node.names)
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+
+
+def needed_names(tree):
+    "Names that a cell reads, but for what it does at smoke size"
+    for statement in tree.body:
+        if isinstance(statement, ast.If) and 'in_test()' in ast.unparse(statement.test):
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                yield node.id
+
+
+@pytest.mark.parametrize('chapter', sorted(runnable()))
+def test_a_full_run_needs_the_imports_and_the_public_names_alone(chapter):
+    cells = trees(runnable()[chapter])
+    have = {n for tree in cells for n in bound_names(tree)} | set(dir(builtins))
+    assert not {n for tree in cells for n in needed_names(tree)} - have
+
+
+def test_a_full_run_leaves_the_definitions_and_their_tests_out():
+    for path in runnable().values():
+        cells = full_run_notebook(path)['cells']
+        source = [''.join(c['source']) for c in cells]
+        start = next(i for i, s in enumerate(source) if s.startswith('## Full run'))
+        kinds = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)
+        for cell in source[1:start]:
+            assert all(isinstance(s, kinds) for s in ast.parse(cell).body)
+
+
+def test_two_runs_in_one_folder_do_not_meet(tmp_path, monkeypatch):
+    "Kernels listen on sockets of their own: started together in one folder, both end"
+    monkeypatch.chdir(tmp_path)
+    code = 'from harkd.cli import main; main()'
+    args = [sys.executable, '-c', code, 'run', 'baselines', '-p', 'seeds', '1', '-o']
+    both = [
+        subprocess.Popen(
+            [*args, f'{name}.ipynb'], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        for name in 'ab'
+    ]
+    for process in both:
+        error = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, error
+    assert sorted(p.name for p in tmp_path.glob('*') if p.suffix != '.lock') == [
+        'a.ipynb',
+        'b.ipynb',
+    ]
+
+
+def test_an_error_of_a_run_is_one_message_that_names_the_notebook(tmp_path):
+    with pytest.raises(SystemExit, match="arm must be 'distilled' or 'control', got 'x'") as e:
+        execute('deploy', {'run': 'none', 'arm': 'x'}, tmp_path / 'out.ipynb')
+    assert 'out.ipynb' in str(e.value) and (tmp_path / 'out.ipynb').exists()
+
+
+def test_progress_is_the_last_line_of_a_file_that_may_not_be_there(tmp_path, capsys):
+    path = tmp_path / 'progress'
+    assert read_progress(path) == ''
+    path.write_text('\n')
+    assert read_progress(path) == ''
+    path.write_text('teacher\nstudent, fold 2/3\n')
+    assert read_progress(path) == 'student, fold 2/3'
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), progress_bar('x', path, seconds=0.001):
+        1 / 0
+    assert threading.active_count() == before
+
+
+def test_a_kernel_is_told_where_to_report(tmp_path, monkeypatch):
+    monkeypatch.setenv('HARKD_PROGRESS', 'mine')
+    notebook = json.loads(runnable()['deploy'].read_text())
+    cells = [c for c in notebook['cells'] if 'parameters' in c['metadata'].get('tags', [])]
+    ask = {
+        **cells[0],
+        'id': 'ask',
+        'metadata': {},
+        'source': 'import os; print(os.path.basename(os.environ["HARKD_PROGRESS"]))',
+    }
+    title = {**notebook['cells'][0], 'source': '# Deploy'}
+    run = {**title, 'id': 'run', 'source': '## Full run'}
+    small = {
+        **notebook,
+        'cells': [title, notebook['cells'][1], run, cells[0], ask, ask | {'id': 'b'}],
+    }
+    (tmp_path / '09_deploy.ipynb').write_text(json.dumps(small))
+    monkeypatch.setattr('harkd.cli.runnable', lambda: {'deploy': tmp_path / '09_deploy.ipynb'})
+    done = execute('deploy', {}, tmp_path / 'out.ipynb')
+    assert done['text'] == 'progress' and os.environ['HARKD_PROGRESS'] == 'mine'

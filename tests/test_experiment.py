@@ -1,0 +1,176 @@
+"Configurations, windows, folds, training once, parallel tasks, tables"
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from harkd.data import dataset_card
+from harkd.experiment import (
+    DataConfig,
+    FitConfig,
+    check_fit,
+    experiment_inputs,
+    experiment_splits,
+    experiment_windows,
+    load_or_train,
+    model_metadata,
+    per_seed,
+    run_tasks,
+    summarise,
+)
+from harkd.runs import load_model
+from harkd.split import BatchLoader
+from harkd.student import make_student
+from harkd.train import cross_entropy, train
+
+
+def test_defaults_are_valid():
+    check_fit(DataConfig())
+    check_fit(FitConfig())
+    assert FitConfig().smoke().epochs == 1
+
+
+def test_training_and_augmentation_are_taken_from_the_configuration():
+    cfg = FitConfig(epochs=7, lr=0.1, rotate=5.0, ema=0.5, precision='bf16')
+    t = cfg.training(3)
+    assert (t.epochs, t.lr, t.seed, t.ema, t.precision) == (7, 0.1, 3, 0.5, 'bf16')
+    assert cfg.augment.rotate == 5.0
+
+
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(epochs=0), 'epochs must be at least 1, got 0'),
+        (dict(lr=-1.0), 'lr must be > 0, got -1.0'),
+        (dict(ema=2.0), r'ema must be in \[0,0.99999\], got 2.0'),
+        (dict(batch_size=0), 'batch_size must be at least 2, got 0'),
+        (dict(warp=3.0), r'warp must be in \[0,0.99\], got 3.0'),
+        (dict(mixup=float('nan')), 'mixup must be at least 0, got nan'),
+        (dict(precision='fp8'), "precision must be 'no', 'bf16' or 'fp16', got 'fp8'"),
+        (dict(folds=1), 'folds must be at least 2, got 1'),
+        (dict(virtual=2.0), r'virtual must be in \[0,1\], got 2.0'),
+    ],
+)
+def test_a_value_out_of_range_is_refused_when_the_configuration_is_made(bad, message):
+    with pytest.raises(ValueError, match=message):
+        FitConfig(**bad)
+    with pytest.raises(ValueError, match=message):
+        replace(FitConfig(), **bad)
+
+
+@dataclass(frozen=True)
+class Later(FitConfig):
+    seeds: int = 2
+    alpha: float = 0.7
+    temperature: float = 3.0
+
+
+def test_subclasses_are_checked_too():
+    with pytest.raises(ValueError, match='seeds must be at least 1, got 0'):
+        Later(seeds=0)
+    with pytest.raises(ValueError, match=r'alpha must be in \[0,1\], got 2.0'):
+        check_fit(Later(alpha=2.0))
+    with pytest.raises(ValueError, match='temperature must be > 0, got 0.0'):
+        check_fit(Later(temperature=0.0))
+
+
+@pytest.fixture(scope='module')
+def spar():
+    return experiment_windows(FitConfig())
+
+
+def test_inputs_come_from_the_configuration_or_the_card():
+    card = dataset_card('utd_mhad')
+    assert experiment_inputs(FitConfig(), card) == (card.student, card.teacher)
+    _, teacher = experiment_inputs(FitConfig(teacher_inputs='imu, skeleton'), card)
+    assert teacher == ('imu', 'skeleton')
+
+
+def test_windows_depend_on_the_data_parameters_only(spar):
+    assert spar.inputs == ('imu:acc', 'imu')
+    assert experiment_windows(FitConfig(epochs=99)) is spar
+
+
+def test_subjects_are_held_out_in_folds(spar):
+    assert [len(s.parts) for s in experiment_splits(FitConfig(), spar)] == [2] * 5
+    assert [s.fold for s in experiment_splits(FitConfig(fold=3), spar)] == ['4of5']
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(split='random'), "unknown split 'random', choose one of: auto, dev_loso"),
+        (dict(split='loso'), 'say so with final=True'),
+        (dict(fold=5), r'fold must be -1 \(all\) or in \[0,5\), got 5'),
+        (dict(fold=-2), r'fold must be -1 \(all\) or in \[0,5\), got -2'),
+        (dict(split='dev_loso', final=True), 'which dev_loso does not touch'),
+    ],
+)
+def test_a_split_that_cannot_be_meant_is_refused(spar, settings, message):
+    with pytest.raises(ValueError, match=message):
+        experiment_splits(FitConfig(**settings), spar)
+
+
+def test_published_test_subjects_are_evaluated_only_when_final(spar):
+    card = replace(spar.card, train_subjects=('s1', 's2', 's3'), test_subjects=('s4',))
+    published = replace(spar, card=card)
+    development = [s.subjects('val') for s in experiment_splits(FitConfig(), published)]
+    assert development == [['s1'], ['s2'], ['s3']]
+    final = [s.subjects('test') for s in experiment_splits(FitConfig(final=True), published)]
+    assert final == [['s4']]
+    with pytest.raises(ValueError, match='subject_kfold would evaluate test subjects'):
+        experiment_splits(FitConfig(split='subject_kfold'), published)
+
+
+def test_a_model_is_trained_once_and_its_folder_says_all(tmp_path):
+    cfg = FitConfig('synth', epochs=1)
+    windows = experiment_windows(cfg)
+    loader = BatchLoader.fit(experiment_splits(cfg, windows)[0])
+    trainings = []
+
+    def fit(model, checkpoint):
+        trainings.append(model)
+        return train(model, loader, cross_entropy(), cfg.training(0), checkpoint)
+
+    def make():
+        return make_student('conv_8k', windows)
+
+    first, second = (load_or_train(tmp_path / 'm', make, fit, loader, cfg, 0) for _ in range(2))
+    assert len(trainings) == 1
+    files = sorted(p.name for p in Path(tmp_path, 'm').iterdir())
+    assert files == ['harkd.json', 'history.csv', 'model.safetensors']
+    x = windows.batch([0, 1]).x['imu']
+    assert torch.equal(first(x), second(x))
+    about = load_model(tmp_path / 'm')[1]
+    expected = model_metadata(loader, first, cfg, 0)
+    assert {k: about[k] for k in expected} == expected
+    assert not set(about['trained_on']) & set(loader.split.subjects('val'))
+
+
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_results_come_in_the_order_of_the_tasks(jobs):
+    assert run_tasks(pow, [(2, 3), (3, 2), (5, 0)], jobs=jobs) == [8, 9, 1]
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="backend must be 'joblib' or 'ray', got 'dask'"):
+        run_tasks(pow, [], backend='dask')
+
+
+ROWS = [
+    dict(arm='control', model='m', modality='imu', seed=s, n=n, accuracy=a, macro_f1=a)
+    for s, n, a in ((0, 10, 0.8), (0, 30, 0.9), (1, 10, 1.0), (1, 30, 0.9))
+]
+
+
+def test_folds_are_weighted_by_their_windows():
+    assert per_seed(ROWS, 'control') == pytest.approx([0.875, 0.925])
+
+
+def test_a_summary_has_intervals_over_seeds():
+    (row,) = summarise(ROWS)
+    assert row['accuracy'] == pytest.approx(0.9) and row['seeds'] == 2
+    assert row['accuracy_low'] < 0.9 < row['accuracy_high']
+    assert row['params'] is None

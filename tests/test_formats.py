@@ -1,0 +1,204 @@
+"Bundles of a run: what is written, what is refused, and what stays as it was"
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harkd.deploy import ExportMismatch, onnx_bytes
+from harkd.distill import DistillConfig, run_distill
+from harkd.formats import (
+    LIMITS,
+    FormatsConfig,
+    calibrate,
+    check_bundle,
+    export,
+    format_rows,
+    format_table,
+    make_files,
+    open_trained,
+    plot_pareto,
+)
+from harkd.quantize import peak_activations
+from harkd.runs import Run, load_model, save_model, write_json
+from harkd.runtime import Bundle
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    "A finished run of three folds on the synthetic body, without a teacher's losses"
+    cfg = DistillConfig(
+        'synth',
+        student='conv_20k',
+        epochs=30,
+        teacher_epochs=1,
+        lr=0.01,
+        folds=3,
+        seeds=1,
+        jobs=1,
+        loss='',
+        mixup=0.0,
+        label_smoothing=0.0,
+    )
+    return run_distill(cfg, tmp_path_factory.mktemp('formats') / 'run')
+
+
+@pytest.fixture(scope='module')
+def bundles(run):
+    "Its bundles in full precision and in int8"
+    return export(run.path), export(run.path, run.path.parent / 'int8', precision='int8')
+
+
+def copy_of(run, folder, **config):
+    "The same run with another configuration"
+    path = Path(shutil.copytree(run.path, folder))
+    write_json(path / 'config.json', {**run.config, **config})
+    return path
+
+
+def test_a_bundle_is_complete(run, bundles):
+    full, small = bundles
+    names = ['README.md', 'bundle.json', 'model.onnx', 'runtime.py']
+    assert sorted(p.name for p in full.iterdir()) == names
+    assert full == run / 'export/distilled-onnx-fp32'
+    assert Bundle(full).about['temperature'] == pytest.approx(calibrate(run)['temperature'])
+    assert Bundle(small).about['bytes'] < Bundle(full).about['bytes']
+    card = (small / 'README.md').read_text()
+    assert card.startswith('# conv_20k on synth (onnx, int8)') and 'same decisions' in card
+
+
+def test_the_name_of_a_bundle_says_its_fold(run):
+    assert export(run.path, fold=1).name == 'distilled-onnx-fp32-fold1'
+
+
+@pytest.mark.parametrize(
+    'wrong,says',
+    [
+        (dict(precision='int4'), 'precision must be one of fp32, fp16, int8_dynamic, int8, got'),
+        (dict(format='pt'), "format must be one of onnx, tflite, got 'pt'"),
+        (dict(arm='teacher'), "arm must be one of distilled, control, got 'teacher'"),
+        (dict(c=True), 'a C array is made of int8 TFLite'),
+    ],
+)
+def test_a_wrong_choice_is_refused(run, wrong, says):
+    with pytest.raises(ValueError, match=says):
+        export(run.path, **wrong)
+
+
+@pytest.mark.parametrize(
+    'wrong,says',
+    [
+        (dict(precisions='fp32,int4'), "precisions must be of .*, got 'int4'"),
+        (dict(formats='pt'), 'formats must be of onnx, tflite'),
+        (dict(arm='teacher'), 'arm must be of distilled, control'),
+    ],
+)
+def test_a_wrong_configuration_is_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        FormatsConfig(**wrong)
+
+
+def test_what_does_not_agree_is_not_written_and_what_was_there_stays(
+    run, bundles, tmp_path, monkeypatch
+):
+    small = Path(shutil.copytree(bundles[1], tmp_path / 'small'))
+    before = (small / 'model.onnx').read_bytes()
+    monkeypatch.setitem(LIMITS, 'int8', 1.01)
+    for folder in (tmp_path / 'none', small):
+        with pytest.raises(ExportMismatch, match='No file was written'):
+            export(run.path, folder, precision='int8')
+    assert not (tmp_path / 'none').exists()
+    assert (small / 'model.onnx').read_bytes() == before
+    assert not list(tmp_path.glob('.bundle*'))
+
+
+def test_a_folder_of_other_files_is_not_replaced(run, tmp_path):
+    (tmp_path / 'thesis.txt').write_text('years')
+    with pytest.raises(FileExistsError, match='is not empty and not a bundle'):
+        export(run.path, tmp_path)
+    assert (tmp_path / 'thesis.txt').read_text() == 'years'
+
+
+def test_a_bundle_is_replaced_whole(run, bundles, tmp_path):
+    folder = Path(shutil.copytree(bundles[0], tmp_path / 'bundle'))
+    (folder / 'old.txt').write_text('')
+    export(run.path, folder, precision='fp16')
+    assert Bundle(folder).about['precision'] == 'fp16' and not (folder / 'old.txt').exists()
+
+
+def test_a_run_whose_weights_changed_is_noticed(run, bundles, tmp_path):
+    full, small = bundles
+    assert check_bundle(full, run.path)['same'] == 1.0
+    assert check_bundle(small, run.path)['same'] >= 0.99
+    changed = Path(shutil.copytree(run.path, tmp_path / 'changed'))
+    folder = changed / 'fold0_seed0/distilled'
+    model, about = load_model(folder)
+    model.head.bias.data[0] += 500.0
+    kept = {k: v for k, v in about.items() if k not in ('class', 'config')}
+    save_model(model, folder, **kept)
+    with pytest.raises(ExportMismatch, match='differ by'):
+        check_bundle(full, changed)
+    with pytest.raises(ExportMismatch, match='decides as the model in'):
+        check_bundle(small, changed)
+
+
+def test_no_calibration_on_test_subjects(run, tmp_path):
+    final = copy_of(run, tmp_path / 'final', final=True)
+    with pytest.raises(ValueError, match='was evaluated on test subjects; calibrate on a dev'):
+        calibrate(Run(final))
+    with pytest.raises(ValueError, match='cannot be calibrated on them: name a development run'):
+        export(final)
+
+
+def test_a_run_on_test_subjects_needs_a_development_run(run, tmp_path):
+    path = Path(shutil.copytree(run.path, tmp_path / 'final'))
+    trained = open_trained(path)
+    from harkd.formats import _calibration
+
+    final = replace(trained.cfg, final=True)
+    with pytest.raises(ValueError, match='cannot be calibrated on them: name a development run'):
+        _calibration(run, final, '', 'distilled')
+    assert _calibration(run, final, 'none', 'distilled') == {}
+    assert _calibration(run, final, run.path, 'distilled') == calibrate(run)
+
+
+def test_a_run_of_another_student_cannot_calibrate(run, tmp_path):
+    other = copy_of(run, tmp_path / 'eight', student='conv_8k')
+    with pytest.raises(ValueError, match="its student is 'conv_8k', here it is 'conv_20k'"):
+        export(run.path, calibrate_on=other)
+
+
+def test_without_calibration_the_card_says_so(run, tmp_path):
+    folder = export(run.path, tmp_path / 'bundle', calibrate_on='none')
+    assert Bundle(folder).about['temperature'] == 1.0
+    assert 'not calibrated' in (folder / 'README.md').read_text()
+
+
+def test_a_file_that_cannot_be_made_is_a_reason_and_the_others_are_made(run, monkeypatch):
+    def broken(data):
+        raise RuntimeError('no such type\nmore')
+
+    monkeypatch.setattr('harkd.formats.onnx_fp16', broken)
+    t = open_trained(run.path)
+    made, refused = make_files(
+        t.model, t.shape, t.calibration, t.x, t.y, ('onnx',), ('fp32', 'fp16')
+    )
+    assert [m.precision for m in made] == ['fp32']
+    said = 'ONNX fp16 cannot be made or opened: no such type. No file was written'
+    assert refused == {'onnx fp16': said}
+
+
+def test_rows_of_all_formats(run):
+    rows, refused = format_rows(FormatsConfig(str(run.path), formats='onnx'))
+    assert len(rows) + len(refused) == 5 * 3 and pd.DataFrame(rows).fold.nunique() == 3
+    table = format_table(rows)
+    assert {'torch', 'onnx fp32', 'onnx int8'} <= set(table.format)
+    assert len(plot_pareto(rows).lines) >= 4
+    first = 5 - sum('1of3' in reason for reason in refused)
+    one = pd.DataFrame(rows[:first]).set_index('format')
+    assert one.accuracy['onnx fp32'] == one.accuracy['torch']
+    assert one.bytes['onnx int8'] < one.bytes['onnx fp32']
+    assert one.weight_bytes['onnx int8'] < 0.5 * one.weight_bytes['onnx fp32']
+    assert peak_activations(onnx_bytes(open_trained(run.path).model, (100, 6), batch=1)) > 0

@@ -1,0 +1,131 @@
+"Losses of pretraining against published values; laws of the corpus and its batches"
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harkd.encoder import WearableEncoder
+from harkd.pretrain import (
+    OFFICIAL_TEST_SUBJECTS,
+    CorpusLoader,
+    PretrainConfig,
+    PretrainLoss,
+    PretrainModel,
+    gather_corpus,
+    load_store,
+    make_store,
+    masked_patch_loss,
+    patch_contrast_loss,
+    save_store,
+)
+from harkd.runs import DamagedFile
+from harkd.synth import synth_dataset
+from tests.conftest import data
+
+GOLDEN = {
+    name: torch.tensor(value)
+    for name, value in np.load(Path(__file__).parent / 'golden' / 'losses.npz').items()
+}
+
+
+def close(ours, golden):
+    return abs(float(ours) - float(golden)) <= 1e-6 + 1e-5 * abs(float(golden))
+
+
+def test_masked_reconstruction_equals_the_reference():
+    names = ('in_mae_pred', 'in_mae_tgt', 'in_mae_att', 'in_mae_mask', 'in_mae_ch')
+    ours = masked_patch_loss(*(GOLDEN[name] for name in names))
+    assert close(ours, GOLDEN['out_TSFM_MAE'])
+
+
+def test_patch_contrast_equals_the_reference():
+    names = ('in_f1', 'in_f2', 'in_mae_att', 'in_mae_ch')
+    ours = patch_contrast_loss(*(GOLDEN[name] for name in names), temperature=0.2)
+    assert close(ours, GOLDEN['out_TSFM_PatchInfoNCE_t.2'])
+
+
+@pytest.fixture(scope='module')
+def store():
+    return make_store(synth_dataset(3, 2))
+
+
+def test_a_window_is_a_stretch_of_its_recording(store):
+    recording, start = torch.tensor([1, 3]), torch.tensor([5, 9])
+    cut = store.cut(recording, start, 20)
+    for k in range(2):
+        first = int(store.offset[recording[k]] + start[k])
+        stretch = store.values[first : first + 20, 0].float()
+        steps = torch.tensor([1 / 200] * 3 + [1 / 800] * 3)
+        assert torch.equal(cut[k, 0], stretch * steps)
+
+
+def test_a_rotation_is_shared_by_both_views_unless_asked_otherwise(store):
+    still = PretrainConfig(gain=0.0, noise=0.0, shift_s=0.0, drop_gyro=0.0)
+    shared = CorpusLoader((store,), still, 6).train(0, 0)
+    assert torch.allclose(shared.first.x, shared.second.x)
+    apart = CorpusLoader((store,), replace(still, independent=True), 6).train(0, 0)
+    assert not torch.allclose(apart.first.x, apart.second.x, atol=0.5)
+    norms = [v.x[..., :3].norm(dim=-1) for v in (apart.first, apart.second)]
+    assert torch.allclose(*norms, atol=1e-3)
+
+
+def test_data_sets_are_drawn_by_hours_to_the_power_of_the_temperature(store):
+    big = replace(store, count=store.count.repeat(4), values=store.values.repeat(4, 1, 1))
+    even = CorpusLoader((store, big), PretrainConfig(temperature=0.0)).shares
+    sized = CorpusLoader((store, big), PretrainConfig(temperature=1.0)).shares
+    assert np.allclose(even, [0.5, 0.5])
+    assert np.allclose(sized, [0.2, 0.8])
+
+
+@pytest.mark.parametrize('task', ['reconstruct', 'contrast'])
+def test_a_task_without_weight_trains_nothing(store, task):
+    cfg = replace(PretrainConfig(), **{task: 0.0})
+    torch.manual_seed(0)
+    model = PretrainModel(WearableEncoder(dim=8))
+    PretrainLoss(cfg)(model, CorpusLoader((store,), cfg, 4).train(0, 0))['loss'].backward()
+    part = model.decoder if task == 'reconstruct' else model.projection
+    other = model.projection if task == 'reconstruct' else model.decoder
+    assert all(p.grad is None or not p.grad.any() for p in part.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in other.parameters())
+
+
+def test_hidden_frames_do_not_reach_the_encoder(store):
+    batch = CorpusLoader((store,), PretrainConfig(), 3).train(0, 0).first
+    torch.manual_seed(0)
+    encoder = WearableEncoder(dim=8).eval()
+    features, real = encoder.prepare(batch)
+    masked = torch.zeros(features.shape[:3], dtype=torch.bool)
+    masked[:, :, 2] = True
+    changed = features.clone()
+    changed[:, :, 2] += 5.0
+    with torch.no_grad():
+        a = encoder.frames(features, real, masked)
+        b = encoder.frames(changed, real, masked)
+        c = encoder.frames(changed, real)
+    assert torch.equal(a, b)
+    assert not torch.allclose(a, c)
+
+
+def test_every_flipped_header_byte_of_a_store_is_noticed(store, tmp_path):
+    path = save_store(store, tmp_path)
+    whole = path.read_bytes()
+    for at in range(60):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        path.write_bytes(bytes(damaged))
+        try:
+            again = load_store(tmp_path, store.name, mapped=False)
+        except DamagedFile as error:
+            assert store.name in str(error)
+        else:
+            assert torch.equal(again.values, store.values)
+
+
+def test_official_test_subjects_are_never_gathered(tmp_path):
+    data('utd_mhad')
+    (store,) = gather_corpus(PretrainConfig('utd_mhad'), tmp_path)
+    assert set(store.subjects).isdisjoint(OFFICIAL_TEST_SUBJECTS['utd_mhad'])
+    assert set(store.subjects) == {'s1', 's3', 's5', 's7'}

@@ -1,0 +1,15 @@
+"A command can follow trainings that run in other processes"
+
+from harkd.distill import DistillConfig, run_distill
+
+
+def test_every_training_reports_its_fold_seed_and_epoch(tmp_path, monkeypatch):
+    file = tmp_path / 'progress'
+    monkeypatch.setenv('HARKD_PROGRESS', str(file))
+    config = DistillConfig(
+        'synth', student='conv_8k', epochs=2, teacher_epochs=1, seeds=1, folds=2, jobs=2
+    )
+    run_distill(config, tmp_path / 'run')
+    lines = file.read_text().splitlines()
+    assert len(lines) == 2 * (1 + 2 + 2)
+    assert any(line.startswith('distilled (fold 2of2, seed 0), epoch 2/2') for line in lines)
