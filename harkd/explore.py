@@ -812,11 +812,7 @@ def _joint_names(windows):
     return windows.channels(windows.inputs[k])
 
 
-<<<<<<< HEAD
-def _body_traces(v, names, frame):  # bones and joints, seen from the front
-=======
 def _body_traces(v, names, frame):  # bones and joints, from the front
->>>>>>> wt/explore
     joints = v.skeleton[frame]
     values = np.zeros(len(joints)) if v.joints is None else v.joints[frame]
     top = float(np.abs(values).max()) or 1.0
@@ -1095,11 +1091,7 @@ class ControlPanel:
 
     @property
     def state(self) -> ExplorerState:
-<<<<<<< HEAD
-        "What the controls say"
-=======
         "The state of the controls"
->>>>>>> wt/explore
         v = {k: c.value for k, c in self.controls.items() if hasattr(c, 'value')}
         same = ('start', 'share', 'arm', 'method', 'baseline', 'target', 'frame', 'all_classes')
         return ExplorerState(
@@ -1259,11 +1251,7 @@ class AttributionExplorer:
 
     @property
     def state(self) -> ExplorerState:
-<<<<<<< HEAD
-        "What the controls say"
-=======
         "The state of the controls"
->>>>>>> wt/explore
         return self.panel.state
 
     @property

@@ -66,43 +66,12 @@ def result_row(data, arm, method, times) -> dict:
     )
 
 
-<<<<<<< HEAD
-def slide(explorer, n=40, seed=0) -> np.ndarray:  # (n,) ms
-    "Messages of the slider 'window at', each timed until the figure's data have changed"
-    rng, c, fig, out = (
-        np.random.default_rng(seed),
-        explorer.controls['start'],
-        explorer.figures[0],
-        [],
-    )
-    for k in range(n + 3):
-        before = fig.data[0].x[0]
-        value = float(rng.choice(np.arange(c.min, c.max, c.step)))
-        value += c.step * (abs(value - before) < c.step / 2)
-        message = {
-            'content': {
-                'data': {'method': 'update', 'state': {'value': value}, 'buffer_paths': []}
-            },
-            'buffers': [],
-        }
-        t = time.perf_counter()
-        c._handle_msg(message)
-        out.append((time.perf_counter() - t) * 1000)
-        assert abs(fig.data[0].x[0] - value) < 1e-6, explorer.message.value
-    return np.array(out[3:])
-
-
-def measure(stage: ExplorerData) -> list[dict]:
-    explorer = AttributionExplorer(data=data)
-    c = x.controls
-=======
 def measure(data: ExplorerData) -> list[dict]:
     "One row for each model and method"
     explorer = AttributionExplorer(data=data)
     controls = explorer.controls
     if data.windows.card.whole:
         controls['share'].value = 0.7
->>>>>>> wt/explore
     rows = []
     for arm in data.models:
         controls['arm'].value = arm
@@ -134,20 +103,6 @@ if __name__ == '__main__':
         small_students_p95_ms=slowest_small_student(rows),
         rows=rows,
     )
-<<<<<<< HEAD
-    write_json(
-        results_file('bench_explorer.json'),
-        dict(
-            device=f'{processor()}, {a.threads} threads',
-            torch=torch.__version__,
-            what="milliseconds from a slider's message to the changed figure, in the kernel",
-            small_students_p95_ms=slow,
-            rows=rows,
-        ),
-    )
-    print(results_file('bench_explorer.json').name, slow)
-=======
-    path = results_dir() / 'bench_explorer.json'
+    path = results_file('bench_explorer.json')
     write_json(path, result)
     print(path.name, result['small_students_p95_ms'])
->>>>>>> wt/explore
