@@ -6,10 +6,11 @@
 __all__ = ['FEW', 'stream_table', 'channel_table', 'StudyReport', 'near_names', 'describe_study', 'check_study', 'check_command',
            'list_command']
 
-# %% ../nbs/00e_inspect.ipynb #5b2b2f88
+# %% ../nbs/00e_inspect.ipynb #5c233cea
 import base64
 import html
 import io
+import re
 import textwrap
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -343,7 +344,7 @@ def _shared(data):
         arrays = [s.values for s in r.streams.values() if not callable(s.values)]
         prints = [fingerprints(np.asarray(v)) for v in arrays]
         marks.append(np.unique(np.concatenate(prints)) if prints else np.empty(0, np.uint64))
-        owners.append(r.subject or r.id)
+        owners.append(r.subject or r.group or r.id)
     for a, b, share in find_shared_samples(marks, owners):
         yield f'{data.recordings[b].id} and {data.recordings[a].id} share samples ({share:.0%})'
 
@@ -492,7 +493,20 @@ def _load(study, root):
         return load_dataset('sessions', study), []
     except (BadRecording, FileNotFoundError) as e:
         own = name not in DATASETS and Path(study).is_dir()
-        return None, (study_problems(study) if own else []) or [str(e)]
+        return None, _collapse((study_problems(study) if own else []) or [str(e)])
+
+
+def _collapse(problems):
+    "One line for the same fault of many files"
+    same = {}
+    for text in problems:
+        file, colon, rest = text.partition(': ')
+        key = re.sub(r'\d[\d.]*', '#', rest) if colon else text
+        same.setdefault(key, []).append(text)
+    return [
+        texts[0] + (f' (and {len(texts) - 1} more files)' if len(texts) > 1 else '')
+        for texts in same.values()
+    ]
 
 
 def _describe(report, data):
