@@ -396,7 +396,8 @@ _WEARABLES = [
         title='Nine activities, wrist and thigh accelerometers',
         reader='wearables:read_selfback',
         classes=tuple(
-            'downstairs jogging lying sitting standing upstairs walk_fast walk_mod walk_slow'.split()
+            'downstairs jogging lying sitting standing upstairs '
+            'walk_fast walk_mod walk_slow'.split()
         ),
         fs=50.0,
         student=('wrist',),

@@ -32,7 +32,6 @@ from harkd.video import (
     sample_positions,
     source_group,
 )
-
 from tests.conftest import data
 
 REFERENCE_FILES = {

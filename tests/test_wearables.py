@@ -35,8 +35,7 @@ def wisdm(rng):
     def sensor(start):
         times = start + np.arange(100) * 50_000_000
         return ''.join(
-            f'1600,A,{t},' + ','.join(f'{v:.4f}' for v in rng.normal(size=3)) + ';\n'
-            for t in times
+            f'1600,A,{t},' + ','.join(f'{v:.4f}' for v in rng.normal(size=3)) + ';\n' for t in times
         )
 
     folder = 'wisdm-dataset/raw/watch'
