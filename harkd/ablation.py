@@ -39,7 +39,7 @@ from .split import BatchLoader
 from .student import make_student
 from .train import predict
 
-# %% ../nbs/07h_ablation.ipynb #d9a404b8
+# %% ../nbs/07h_ablation.ipynb #d8462e80
 def _accuracy(rows) -> pd.Series:  # By fold and seed
     return rows.set_index(['fold', 'seed']).accuracy
 
@@ -113,7 +113,7 @@ class AblationConfig(DistillConfig):
     def smoke(self):
         return replace(super().smoke(), fold=-1, folds=2)
 
-# %% ../nbs/07h_ablation.ipynb #0ce3790b
+# %% ../nbs/07h_ablation.ipynb #431d5d0a
 _FIXED = (
     'dataset',
     'data_root',
@@ -247,7 +247,7 @@ def run_change(
     write_json(done, row)
     return row
 
-# %% ../nbs/07h_ablation.ipynb #79b44f9d
+# %% ../nbs/07h_ablation.ipynb #9cc3b1f2
 def _check_ablation(cfg):
     if cfg.alone and cfg.pretrain:
         raise ValueError('pretrain follows a teacher; say alone=False')

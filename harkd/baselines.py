@@ -37,7 +37,7 @@ from harkd.runs import (
 from .split import LEAKY, BatchLoader, LeakySplit
 from .teacher import as_array, make_rocket
 
-# %% ../nbs/07a_baselines.ipynb #410c8915
+# %% ../nbs/07a_baselines.ipynb #54d5525d
 def _mean_over_seeds(rows, score) -> str:  # Percent with ± half an interval
     by_seed = rows.groupby('seed').apply(
         lambda seed: np.average(seed[score], weights=seed.n), include_groups=False
@@ -140,12 +140,12 @@ class BaselineConfig(DataConfig):
         "The rungs, one by one; '' is the split of the experiment"
         return [r.strip() for r in self.rungs.split(',') if r.strip()] or ['']
 
-# %% ../nbs/07a_baselines.ipynb #39b91376
+# %% ../nbs/07a_baselines.ipynb #6fa18321
 def baseline_splits(cfg: BaselineConfig, rung: str, seed: int) -> list:
     "The splits of one rung; '' is the experiment's own"
     return rung_splits(cfg, rung, seed) if rung else experiment_splits(cfg, experiment_windows(cfg))
 
-# %% ../nbs/07a_baselines.ipynb #5289c18d
+# %% ../nbs/07a_baselines.ipynb #bf3cf335
 def _fit_and_predict(cfg, name, loader, inputs, ids, seed):
     def arrays(ids):
         return as_array(next(loader.eval_batches(ids, len(ids))), inputs)

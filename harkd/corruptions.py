@@ -34,7 +34,7 @@ _STRENGTHS = {
 }
 CORRUPTIONS = tuple((family, s) for family, strengths in _STRENGTHS.items() for s in strengths)
 
-# %% ../nbs/07g_corruptions.ipynb #ce2252ea
+# %% ../nbs/07g_corruptions.ipynb #e20e884f
 def _interpolate(x, lost):  # (b,t,c); lost (b,t) bool; ends are held
     last = x.shape[1] - 1
     t = torch.arange(x.shape[1]).expand(lost.shape)
@@ -82,7 +82,7 @@ def _fault(x, kind, channels, sd, generator):
         return _dead(x, list(channels), generator)
     return _dead(x, [c.rsplit('_', 1)[0] for c in channels], generator)
 
-# %% ../nbs/07g_corruptions.ipynb #60c393c4
+# %% ../nbs/07g_corruptions.ipynb #be2b77cf
 def corrupt(
     x: Tensor,  # (b,t,c) windows, SI units
     channels: tuple[str, ...],  # Their names: acc_x, …
@@ -143,7 +143,7 @@ def corrupted_batches(
             x[name] = _corrupt_input(x[name], channels, sd, (family, strength), seed_here)
         yield loader.norm(replace(batch, x=x))
 
-# %% ../nbs/07g_corruptions.ipynb #2352498a
+# %% ../nbs/07g_corruptions.ipynb #1853fa2c
 def corruption_rows(
     decide: Callable,  # Function of a normalised batch to (b,) classes
     loader: BatchLoader,
@@ -174,7 +174,7 @@ class CorruptionConfig:
     minirocket: bool = True  # Also MiniRocket on the same windows
     results: str = ''  # Also write nbs/results/<results>.csv
 
-# %% ../nbs/07g_corruptions.ipynb #3b277a49
+# %% ../nbs/07g_corruptions.ipynb #c5837515
 def _network_decisions(model):
     def decide(batch):
         return run_model(model, batch).argmax(1)
@@ -244,7 +244,7 @@ def run_corruptions(cfg: CorruptionConfig) -> list[dict]:  # Result rows; protoc
         write_results(cfg.results, rows)
     return rows
 
-# %% ../nbs/07g_corruptions.ipynb #b52bda25
+# %% ../nbs/07g_corruptions.ipynb #4be8e59d
 def _mean_over_seeds(rows) -> str:  # Percent with ± half an interval
     by_seed = rows.groupby('seed').apply(
         lambda seed: np.average(seed.accuracy, weights=seed.n), include_groups=False
@@ -284,7 +284,7 @@ def corruption_table(
         )
     return pd.DataFrame(table).set_index('')
 
-# %% ../nbs/07g_corruptions.ipynb #9d7f22ac
+# %% ../nbs/07g_corruptions.ipynb #c419578b
 def plot_corruptions(
     rows,  # Of `run_corruptions`
     ax=None,

@@ -42,7 +42,7 @@ from harkd.split import (
 from .student import HarModel, make_student
 from .train import cross_entropy, predict, train
 
-# %% ../nbs/07_evaluate.ipynb #5838c3a8
+# %% ../nbs/07_evaluate.ipynb #003bf04e
 RUNGS = (*LEAKY, 'subject_kfold', 'loso', 'official')
 
 
@@ -122,7 +122,7 @@ def evaluate(
     }
     return result, pd.DataFrame(predictions)
 
-# %% ../nbs/07_evaluate.ipynb #1d6da538
+# %% ../nbs/07_evaluate.ipynb #cda38fe7
 def per_subject(
     predictions: pd.DataFrame,  # From `evaluate`
 ) -> pd.DataFrame:  # One row a subject: windows, accuracy; worst first
@@ -144,7 +144,7 @@ class LadderConfig(FitConfig):
     def smoke(self):
         return replace(super().smoke(), fold=-1)
 
-# %% ../nbs/07_evaluate.ipynb #11aa9401
+# %% ../nbs/07_evaluate.ipynb #9b440623
 def _check_unused_fields(cfg):
     for name in ('split', 'fold', 'teacher_inputs'):
         if getattr(cfg, name) != getattr(LadderConfig, name):
@@ -173,7 +173,7 @@ def ladder_rungs(
         )
     return rungs
 
-# %% ../nbs/07_evaluate.ipynb #74722467
+# %% ../nbs/07_evaluate.ipynb #2534bed1
 def rung_splits(cfg: LadderConfig, rung: str, seed: int) -> list[Split]:
     "The splits of one rung; leaky ones are drawn anew for each seed"
     if rung == 'random_windows':
@@ -253,7 +253,7 @@ def run_rung(
     write_json(here / 'row.json', row)
     return row
 
-# %% ../nbs/07_evaluate.ipynb #0e0ac4e5
+# %% ../nbs/07_evaluate.ipynb #4cf5421e
 def run_ladder(
     cfg: LadderConfig,
     path: str | Path = '',  # Of the run folder; empty: from the configuration

@@ -57,7 +57,7 @@ def attend(
         values.append(_to_samples(weights, v.shape[1]) / len(x))
     return Attribution(tuple(values), target, undefined, undefined)
 
-# %% ../nbs/07e_faithfulness.ipynb #46cde6b7
+# %% ../nbs/07e_faithfulness.ipynb #d1c081fc
 def find_attribution(
     method: str | Callable,  # Of `METHODS` or `ATTENTION`, or a function like them
 ) -> Callable:  # (model, x, target, baseline, channels=…) to Attribution
@@ -114,14 +114,14 @@ def perturbation_curves(
             curve.append(logits.softmax(1).gather(1, target[:, None])[:, 0])
     return torch.stack(curve, 1)
 
-# %% ../nbs/07e_faithfulness.ipynb #5da17c40
+# %% ../nbs/07e_faithfulness.ipynb #d0c8fbb7
 def cell_order(
     scores: Tensor,  # (b,n)
 ) -> Tensor:  # (b,n) rank, largest score first
     "The order in which cells are removed"
     return (-scores).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
 
-# %% ../nbs/07e_faithfulness.ipynb #40d20620
+# %% ../nbs/07e_faithfulness.ipynb #a15231c9
 def _random_scores(values, generator):  # What shares a score for a stretch of time keeps sharing
     scores = []
     for v in values:
@@ -154,7 +154,7 @@ def faithfulness_curves(
         curves[f'{name}, random'] = torch.stack(others).mean(0)
     return curves
 
-# %% ../nbs/07e_faithfulness.ipynb #2bcedb35
+# %% ../nbs/07e_faithfulness.ipynb #5e6ed9ef
 def faithfulness(
     model: nn.Module,
     x,
@@ -198,7 +198,7 @@ def path_gradient(
         )
         return tuple(v.detach() for v in gradients)
 
-# %% ../nbs/07e_faithfulness.ipynb #29b70bef
+# %% ../nbs/07e_faithfulness.ipynb #c5e4684b
 def _centred_ranks(rows: Tensor) -> Tensor:
     ranks = torch.tensor(rankdata(rows.flatten(1).cpu().numpy(), axis=1))
     return ranks - ranks.mean(1, keepdim=True)
@@ -217,7 +217,7 @@ def rank_correlation(
     rows = _rank_correlations(a, b)
     return float(rows[rows.isfinite()].mean()) if rows.isfinite().any() else 0.0
 
-# %% ../nbs/07e_faithfulness.ipynb #e0295324
+# %% ../nbs/07e_faithfulness.ipynb #e4845588
 def _layers_from_classifier(model):
     return [m for m in model.modules() if hasattr(m, 'reset_parameters')][::-1]
 
@@ -240,7 +240,7 @@ def randomise(
                 nn.init.normal_(p.data, std=0.02)
     return model.eval()
 
-# %% ../nbs/07e_faithfulness.ipynb #d30283f6
+# %% ../nbs/07e_faithfulness.ipynb #f0fb7291
 def _map_and_input_free(method, model, x, target, baseline, channels):  # Each a list, by input
     values = method(model, x, target, baseline, channels=channels).values
     if values[0].ndim == 2:  # attention
@@ -351,7 +351,7 @@ def _infidelity(model, x, x0, values, target, whole_moments, seed, **options):
     samples = dict(n_perturb_samples=50, max_examples_per_batch=max(512, n))
     return infidelity(model, remove, x, values, target=target, **samples, **options)
 
-# %% ../nbs/07e_faithfulness.ipynb #c3ac1c3d
+# %% ../nbs/07e_faithfulness.ipynb #b062a38a
 def stability(
     model: nn.Module,
     x,
@@ -414,7 +414,7 @@ def pointing_game_hits(
     in_burst = (moment >= start - 2) & (moment < start + width + 2)
     return ((best_channel == channel) | by_moment) & in_burst
 
-# %% ../nbs/07e_faithfulness.ipynb #aa7a20ad
+# %% ../nbs/07e_faithfulness.ipynb #f5fd4681
 def pointing_game(
     values: Tensor,  # (b,t,c) attributions, or (b,t) attention
     start: np.ndarray,  # (b,) sample at which the burst begins
@@ -473,7 +473,7 @@ def window_scores(
         scores['pointing game'] = pointing_game_hits(a.values[0], *planted)
     return pd.DataFrame({k: v.detach().cpu().double().numpy() for k, v in scores.items()})
 
-# %% ../nbs/07e_faithfulness.ipynb #7280bb3d
+# %% ../nbs/07e_faithfulness.ipynb #19a6d96b
 def summarise_scores(
     scores: pd.DataFrame,  # Of `window_scores`
 ) -> pd.DataFrame:  # One row a measure: value, low, high (95 % over windows), good
@@ -484,7 +484,7 @@ def summarise_scores(
         card[name] = {**interval, 'good': GOOD[name]}
     return pd.DataFrame(card).T
 
-# %% ../nbs/07e_faithfulness.ipynb #37ccd212
+# %% ../nbs/07e_faithfulness.ipynb #c88b604e
 def scorecard(
     model: nn.Module,
     x,
@@ -515,7 +515,7 @@ def random_attribution(
     values = tuple(torch.randn_like(v) * (v - v0) for v, v0 in zip(x, x0))
     return Attribution(values, target, undefined, undefined)
 
-# %% ../nbs/07e_faithfulness.ipynb #96e8bde7
+# %% ../nbs/07e_faithfulness.ipynb #7cc6c01d
 def randomised_model_gradients(
     model: nn.Module,
     x,

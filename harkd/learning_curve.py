@@ -39,7 +39,7 @@ from .split import BatchLoader, Split, by_subject
 from .student import make_student
 from .train import cross_entropy, predict, train
 
-# %% ../nbs/07j_learning_curve.ipynb #448eb73f
+# %% ../nbs/07j_learning_curve.ipynb #875f28e0
 def _with_counts(rows) -> pd.DataFrame:  # Column subjects: the number at the start of `method`
     rows = pd.DataFrame(rows)
     return rows.assign(subjects=rows.method.str.split(' ').str[0].astype(int))
@@ -60,7 +60,7 @@ def learning_curve_table(
     }
     return pd.DataFrame(table).rename_axis('subjects')
 
-# %% ../nbs/07j_learning_curve.ipynb #8a6d2b38
+# %% ../nbs/07j_learning_curve.ipynb #7820ea9b
 def plot_learning_curve(
     rows,  # Of `run_learning_curve`
     ax=None,
@@ -101,7 +101,7 @@ class LearningCurveConfig(FitConfig):
     def smoke(self):
         return replace(super().smoke(), fold=-1, folds=2)
 
-# %% ../nbs/07j_learning_curve.ipynb #0b8e33c1
+# %% ../nbs/07j_learning_curve.ipynb #a58721b7
 def subsample_subjects(
     split: Split,
     n: int,  # Training subjects to keep
@@ -114,7 +114,7 @@ def subsample_subjects(
     kept = sorted(np.random.default_rng(seed).permutation(sorted(subjects))[:n])
     return by_subject(split.windows, list(kept), split.subjects('val'))
 
-# %% ../nbs/07j_learning_curve.ipynb #f31bd302
+# %% ../nbs/07j_learning_curve.ipynb #3c425bbc
 def subject_counts(
     cfg: LearningCurveConfig,
     most: int,  # Training subjects of the smallest fold
@@ -192,7 +192,7 @@ def run_point(
     write_json(done, row)
     return row
 
-# %% ../nbs/07j_learning_curve.ipynb #08f9e60a
+# %% ../nbs/07j_learning_curve.ipynb #ab708ae9
 def run_learning_curve(
     cfg: LearningCurveConfig,
     path: str | Path = '',  # Of the run folder; empty: from the configuration

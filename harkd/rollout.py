@@ -33,7 +33,7 @@ def rollout(
         out = (residual * identity + (1 - residual) * a.mean(1)) @ out
     return out
 
-# %% ../nbs/07d_rollout.ipynb #9d20bfe8
+# %% ../nbs/07d_rollout.ipynb #2e150fae
 def class_attention(
     attn,  # (b,h,p,p) of each layer, first layer first
 ) -> Tensor:  # (b,p) without the class token itself
@@ -64,7 +64,7 @@ def attention_layers(
     own = attn[:depth] if stream == 'skeleton' else attn[depth : 2 * depth]
     return (*own, *attn[2 * depth :])
 
-# %% ../nbs/07d_rollout.ipynb #ce00dedf
+# %% ../nbs/07d_rollout.ipynb #19812fb6
 def _positive_part(a, gradient, heads):  # (b,p,p) mean over heads of what raised the score
     if gradient is None:  # a layer that does not reach the score
         return torch.zeros_like(a[:, 0])
@@ -95,7 +95,7 @@ def gradient_rollout(
         out = out + _positive_part(a, gradient, heads) @ out
     return out
 
-# %% ../nbs/07d_rollout.ipynb #21c700e4
+# %% ../nbs/07d_rollout.ipynb #6bff9619
 def token_to_time(
     values: Tensor,  # (b,p) a share for each token
     bounds: Tensor,  # (b,p+1) samples where tokens begin and end
