@@ -126,7 +126,7 @@ def _is_setup(statement, imported):
     names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
     return isinstance(statement, ast.Assign | ast.Expr) and names <= imported
 
-
+# %% ../nbs/09a_cli.ipynb #16e330be
 def _import_cells(cells):
     "The cells that do nothing but import and set options of what was imported"
     kept, imported = [], set()
@@ -229,7 +229,7 @@ def _kernel_options(folder):
         return {}
     return {'config': Config({'KernelManager': {'transport': 'ipc', 'ip': address}})}
 
-
+# %% ../nbs/09a_cli.ipynb #7bc9009e
 def _printed(notebook):
     "What the cells after the configuration printed or returned, as text"
     code = [c for c in notebook.cells if c.cell_type == 'code']

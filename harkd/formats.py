@@ -171,7 +171,7 @@ def _tflite_makers(model, shape, calibration, precisions, log):
     files = tflite_bytes(model, shape, calibration if needs_windows else None, log)
     return {('tflite', p): partial(files.get, p) for p in precisions}
 
-
+# %% ../nbs/09f_formats.ipynb #c350121b
 RUNTIMES = {'onnx': ('ONNX', onnx_runner), 'tflite': ('TFLite', tflite_runner)}
 
 
@@ -299,7 +299,7 @@ def _card_table(run, bundle, model, arm):
         f'expected calibration error, before and after temperature {temperature}': calibration,
     }
 
-
+# %% ../nbs/09f_formats.ipynb #f8b0e8e0
 def model_card(
     run: Run,
     bundle: dict,  # What bundle.json says
@@ -399,7 +399,7 @@ def _replace_folder(folder, files):
         shutil.rmtree(folder)  # a bundle, as `export` has checked
     fresh.rename(folder)
 
-
+# %% ../nbs/09f_formats.ipynb #65efe4d5
 def export(
     run: str | Path,  # A finished distillation run
     folder: str | Path = '',  # Of the bundle; empty: <run>/export/<arm>-<format>-<precision>
@@ -566,7 +566,7 @@ def _result_rows(cfg, trained, seed, made):
         )
     return rows
 
-
+# %% ../nbs/09f_formats.ipynb #a4e544b4
 def _describe_model(trained, seed):
     "Which model a refused file was made of"
     fold = trained.loader.split.fold

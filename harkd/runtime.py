@@ -152,7 +152,7 @@ def _open_engine(path, about, data, threads):
         )
     return logits
 
-
+# %% ../nbs/09d_runtime.ipynb #821d19fb
 class Bundle:
     "A model with its preparation and its classes; raises `BadBundle` if files do not fit together"
 
