@@ -28,7 +28,7 @@ TINY = LadderConfig(
 
 
 @pytest.fixture(scope='module')
-def trained():
+def trained_run():
     cfg = FitConfig('synth', epochs=6, lr=0.01)
     windows = experiment_windows(cfg)
     split = by_subject(windows, ['s1', 's2', 's3'], ['s4', 's5'])
@@ -39,8 +39,8 @@ def trained():
     return model, loader
 
 
-def test_scores_agree_with_the_predictions(trained):
-    result, predictions = evaluate(*trained)
+def test_scores_agree_with_the_predictions(trained_run):
+    result, predictions = evaluate(*trained_run)
     assert result['accuracy'] == pytest.approx(predictions.correct.mean())
     assert result['low'] < result['accuracy'] <= result['high'] and 'warning' not in result
     by = per_subject(predictions)
@@ -49,15 +49,15 @@ def test_scores_agree_with_the_predictions(trained):
     assert sorted(by.index) == ['s4', 's5']
 
 
-def test_a_leaky_split_carries_its_warning(trained):
-    model, loader = trained
+def test_a_leaky_split_carries_its_warning(trained_run):
+    model, loader = trained_run
     leaky = replace(loader, split=leaky_split(loader.split.windows, 'random_trials'))
     assert evaluate(model, leaky, 'test')[0]['warning'] == 'test subjects were trained on'
 
 
-def test_a_part_that_is_not_there_is_named(trained):
+def test_a_part_that_is_not_there_is_named(trained_run):
     with pytest.raises(ValueError, match="has no part 'test', only: train, val"):
-        evaluate(*trained, 'test')
+        evaluate(*trained_run, 'test')
 
 
 def test_every_rung_of_the_data_set_is_run(tmp_path):

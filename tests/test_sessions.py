@@ -108,7 +108,7 @@ def test_labels_are_those_of_the_original(both):
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory):
+def trained_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp('study')
     rewrite(data('sp_sw_har'), folder)
     config = DistillConfig(
@@ -125,17 +125,17 @@ def trained(tmp_path_factory):
     return run_distill(config, tmp_path_factory.mktemp('run') / 'run')
 
 
-def test_teacher_of_a_session_has_the_richer_input(trained):
-    inputs = [s['input'] for s in trained.metrics['summary']]
+def test_teacher_of_a_session_has_the_richer_input(trained_run):
+    inputs = [s['input'] for s in trained_run.metrics['summary']]
     assert inputs == ['wrist+pocket', 'wrist', 'wrist']
 
 
-def test_sessions_train_to_accuracies(trained):
-    assert all(0 <= row['accuracy'] <= 1 for row in trained.metrics['rows'])
+def test_sessions_train_to_accuracies(trained_run):
+    assert all(0 <= row['accuracy'] <= 1 for row in trained_run.metrics['rows'])
 
 
-def test_classes_of_a_run_are_the_labels_of_the_files(trained):
-    assert open_run(trained.path)[1].split.windows.classes == ACTIVITIES
+def test_classes_of_a_run_are_the_labels_of_the_files(trained_run):
+    assert open_run(trained_run.path)[1].split.windows.classes == ACTIVITIES
 
 
 BROKEN = {
