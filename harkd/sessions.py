@@ -573,7 +573,8 @@ def _read_row(study, row):
     first = next(iter(times))
     if 'label' in study.manifest:
         labels = read[first][0].columns[study.manifest['label']]
-        labels = np.where(np.isin(labels, study.manifest.get('drop', [])), '', labels)
+        drop = set(map(str, study.manifest.get('drop', ())))
+        labels = np.array(['' if label in drop else label for label in labels], dtype=object)
     else:
         labels = np.full(len(times[first]), row['label'], dtype=object)
     spans = _label_spans(labels, times[first], _period(times[first], study.fs))
@@ -761,7 +762,7 @@ def _classes(study, recordings):
     classes = [str(c) for c in m.get('classes') or found]
     drop = [str(c) for c in m.get('drop', ())]
     same = _same_names(found, _plain_label)
-    if same and not set(same) <= set(m.get('classes', ())):
+    if same and not set(same) <= set(map(str, m.get('classes', ()))):
         raise BadRecording(
             f"{path}: labels '{same[0]}' and '{same[1]}' are nearly one name; use one spelling "
             'in the files, or list both in "classes"'

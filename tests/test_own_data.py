@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harkd.data import BadRecording, load_dataset
+from harkd.inspect import check_command, check_study, new_command
 from harkd.preprocess import cut_windows, downsample
 from harkd.sessions import read_manifest, reader_notes
 from harkd.split import by_subject, dev_loso_splits
+from tests.conftest import data
 
 G = 9.80665
 MOVEMENTS = {'rest': (0.0, 0.0), 'stroll': (1.8, 2.5), 'shake': (5.0, 6.0)}  # Hz, m/s²
@@ -271,6 +274,14 @@ def test_classes_may_be_some_where_drop_names_the_rest(tmp_path):
     assert w.classes == ('stroll', 'rest') and len(w) == 6 * 7
 
 
+def test_labels_of_a_column_may_be_dropped(tmp_path):
+    def edit(table):
+        return table.assign(what=np.where(table.index < 200, '1', '2'))
+
+    w = windows_of(write_study(tmp_path, edit, label='what', classes=[2], drop=[1]))
+    assert w.classes == ('2',) and len(w) == 9 * 3
+
+
 def test_the_group_column_is_kept_and_checked(tmp_path):
     write_study(tmp_path)
     rows = pd.read_csv(tmp_path / 'recordings.csv')
@@ -395,6 +406,84 @@ def test_samples_under_two_subjects_raise(tmp_path):
     (tmp_path / 'p3_shake.csv').write_text('\n'.join([lines[0], *lines[100:]]) + '\n')
     message = complaint(tmp_path)
     assert "'p1_stroll' (p1) and 'p3_shake' (p3) have samples in common" in message
+
+
+# From files as a logger wrote them
+
+
+def write_loggers(root):
+    "Two sensors in files of their own, without a header, lines that end in a semicolon"
+    rng = np.random.default_rng(0)
+    for subject in ('1600', '1603', '1605'):
+        parts = [table_of(m, rng=rng).assign(doing=d) for d, m in zip('AB', MOVEMENTS.values())]
+        table = pd.concat(parts, ignore_index=True)
+        stamps = 90_426_708_196_641 + 20_000_000 * np.arange(len(table))
+        for sensor, first in (('accel', 'a'), ('gyro', 'g')):
+            rows = zip(table.doing, stamps, *(table[f'{first}{a}'] for a in 'xyz'))
+            lines = [','.join(map(str, (subject, *row))) + ';' for row in rows]
+            path = root / sensor / f'data_{subject}_{sensor}_watch.txt'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text('\n'.join(lines) + '\n')
+
+
+def test_new_makes_a_study_of_a_loggers_files(tmp_path):
+    write_loggers(tmp_path / 'files')
+    lines = []
+    assert new_command(tmp_path / 'study', tmp_path / 'files', yes=True, say=lines.append) == 0
+    manifest = read_manifest(tmp_path / 'study')
+    assert (manifest['header'], manifest['line_end'], manifest['fs']) == (False, ';', 50)
+    assert manifest['time'] == {'column': '3', 'unit': 'ns'} and manifest['guessed']
+    assert check_command(str(tmp_path / 'study'), folds=3, say=lines.append) == 0
+    data = load_dataset('sessions', tmp_path / 'study')
+    assert data.subjects == ['1600', '1603', '1605'] and data.card.classes == ('A', 'B')
+    channels = data.recordings[0].streams['imu'].channels
+    assert channels == tuple(f'{s}_{a}' for s in ('acc', 'gyro') for a in 'xyz')
+
+
+def test_new_asks_for_what_it_cannot_know(tmp_path):
+    table = table_of(MOVEMENTS['rest'], rng=np.random.default_rng(0)).drop(columns='t')
+    table.to_csv(tmp_path / 'one.csv', index=False)
+    lines = []
+    assert new_command(tmp_path / 'a', tmp_path / 'one.csv', yes=True, say=lines.append) == 1
+    assert 'how many samples a second' in lines[0] and 'who moved?' in lines[0]
+    known = {'fs': 50, 'subject': 'ann', 'label': '(one)'}
+    assert new_command(tmp_path / 'a', tmp_path / 'one.csv', True, known, say=lines.append) == 0
+    assert load_dataset('sessions', tmp_path / 'a').card.classes == ('one',)
+
+
+def test_check_lists_every_problem_and_fails(tmp_path):
+    write_study(tmp_path)
+    (tmp_path / 'p1_rest.csv').write_text('t,ax\n0,1,2\n')
+    (tmp_path / 'p2_rest.csv').unlink()
+    report = check_study(tmp_path)
+    assert not report.ok and len(report.problems) == 2
+    assert 'p1_rest.csv' in report.problems[0] and 'p2_rest.csv: missing' in report.problems[1]
+    assert check_command(str(tmp_path), say=lambda line: None) == 1
+
+
+def test_check_says_what_was_left_out_and_what_a_run_needs(tmp_path):
+    write_study(tmp_path, subjects=('p1', 'p01', 'p3'))
+    report = check_study(tmp_path, folds=3)
+    assert report.ok and "'p01' and 'p1' have nearly one name" in report.warnings[0]
+    assert report.classes.windows.tolist() == [21, 21, 21]
+    assert report.folds.val.tolist() == [21, 21, 21]
+    assert {'memory', 'time', 'left out', 'folds'} <= set(report.facts)
+    page = report.to_html(tmp_path / 'page.html')
+    assert page.count('data:image/png;base64') == 4 and '<script' not in page
+
+
+@pytest.mark.parametrize('name', ['wisdm', 'sp_sw_har'])
+def test_real_files_become_a_study_in_one_call(tmp_path, name):
+    source = data(name)
+    if name == 'wisdm':
+        with zipfile.ZipFile(source / 'wisdm-dataset.zip') as z:
+            z.extractall(tmp_path, [n for n in z.namelist() if '_1600_' in n or '_1603_' in n])
+        files = [tmp_path / 'wisdm-dataset']
+    else:
+        files = [source / 'DATA' / s for s in ('s01', 's02')]
+    assert new_command(tmp_path / 'study', files, yes=True, say=lambda line: None) == 0
+    w = windows_of(tmp_path / 'study')
+    assert w.table.subject.nunique() == 2 and len(w.classes) == (18 if name == 'wisdm' else 5)
 
 
 # Down-sampling
