@@ -434,6 +434,8 @@ def gramian_angular_field(
         .clamp(-1, 1)
         .transpose(1, 2)
     )
-    q = (1 - s**2).clamp(min=0).sqrt()
+    squared = 1 - s**2
+    # the square root has no gradient at 0, where each window's own extremes are
+    q = torch.where(squared > 0, torch.where(squared > 0, squared, 1.0).sqrt(), 0.0)
     outer = lambda a, b: a[..., :, None] * b[..., None, :]
     return outer(s, s) - outer(q, q) if kind == 'summation' else outer(q, s) - outer(s, q)
