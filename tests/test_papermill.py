@@ -15,7 +15,9 @@ from harkd.cli import read_params, runnable
 from harkd.compare import CompareConfig
 from harkd.corruptions import CorruptionConfig
 from harkd.deploy import DeployConfig
+from harkd.depth_maps import DepthConfig
 from harkd.distill import DistillConfig
+from harkd.distill_video import VideoDistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.explain import ExplainConfig
 from harkd.formats import FormatsConfig
@@ -38,6 +40,8 @@ CONFIGS = {
     'ablate': AblationConfig,
     'paper': ReportConfig,
     'curve': LearningCurveConfig,
+    'depth_maps': DepthConfig,
+    'distill_video': VideoDistillConfig,
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 from harkd.ablation import AblationConfig
 from harkd.baselines import BaselineConfig
 from harkd.cli import parse_params, read_params, recipes, runnable
+from harkd.depth_maps import DepthConfig
 from harkd.distill import DistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.learning_curve import LearningCurveConfig
@@ -19,6 +20,7 @@ CONFIGS = {
     'evaluate': LadderConfig,
     'baselines': BaselineConfig,
     'curve': LearningCurveConfig,
+    'depth_maps': DepthConfig,
 }
 TRAINED = {n: r for n, r in recipes().items() if r['chapter'] in CONFIGS}
 
