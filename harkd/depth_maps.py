@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEPTH_MODELS', 'render_depth', 'body_box', 'project_depth', 'motion_bounds', 'motion_maps', 'depth_grid',
-           'DepthConfig', 'depth_windows', 'DepthFeatures', 'depth_features', 'ridge_scores', 'rocket_scores',
-           'average_scores', 'depth_scores', 'depth_rows', 'run_depth', 'depth_table']
+           'DepthConfig', 'depth_windows', 'trial_depth', 'DepthFeatures', 'depth_features', 'ridge_scores',
+           'rocket_scores', 'average_scores', 'depth_scores', 'depth_rows', 'run_depth', 'depth_table']
 
 # %% ../nbs/04g_depth_maps.ipynb #cd54bd74
 import hashlib
@@ -187,15 +187,18 @@ def depth_windows(
     data = load_dataset(cfg.dataset, cfg.data_root)
     return data.recordings, cut_windows(data, (_IMU,), nan=cfg.nan)
 
-
-def _read_depth(recording):
+# %% ../nbs/04g_depth_maps.ipynb #8823fd86
+def trial_depth(
+    recording,  # `Recording` of a trial
+) -> np.ndarray:  # (t,h,w) mm
+    "Depth video of a trial; rendered for the data set synth, else `ValueError` if there is none"
     if 'depth' in recording.streams:
         return recording.streams['depth'].read()[0]
     if recording.dataset == 'synth':
         return render_depth(recording.streams['skeleton'].read()[0])
     raise ValueError(f"{recording.dataset} {recording.id} has no stream 'depth'")
 
-
+# %% ../nbs/04g_depth_maps.ipynb #498ce373
 @dataclass(frozen=True, eq=False)
 class DepthFeatures:
     "Maps and grids of trials, and a hash of the depth videos they are from"
@@ -215,7 +218,7 @@ def depth_features(
     maps, grids = {}, {}
     digest = hashlib.sha256(windows.hash.encode())
     for i in sorted(ids):
-        depth = _read_depth(recordings[windows.table.recording.iloc[i]])
+        depth = trial_depth(recordings[windows.table.recording.iloc[i]])
         digest.update(np.ascontiguousarray(depth).tobytes())
         maps[i] = motion_maps(depth, cfg.size)
         grids[i] = depth_grid(depth, cfg.cells, cfg.samples)
@@ -227,7 +230,7 @@ def depth_features(
         all_grids[i] = grids[i]
     return DepthFeatures(all_maps, all_grids, digest.hexdigest()[:12])
 
-# %% ../nbs/04g_depth_maps.ipynb #3048ba82
+# %% ../nbs/04g_depth_maps.ipynb #3ab56a87
 def ridge_scores(
     x: np.ndarray,  # (n,d) training trials
     y: np.ndarray,  # (n,) integer labels
@@ -262,7 +265,7 @@ def average_scores(
     "Mean of scores that are standardised over the classes"
     return sum(standardise_logits(torch.tensor(s)).numpy() for s in scores) / len(scores)
 
-# %% ../nbs/04g_depth_maps.ipynb #4a7ae41b
+# %% ../nbs/04g_depth_maps.ipynb #d3232d16
 def _base_scores(cfg, features, split, part, seed):  # by model, those that are needed
     y = split.windows.y[split.train]
     ids = getattr(split, part)
@@ -297,7 +300,7 @@ def depth_scores(
             found['imu_depth'] = average_scores(found['imu_rocket'], found['depth_average'])
     return {name: found[name] for name in cfg.names}
 
-# %% ../nbs/04g_depth_maps.ipynb #d3384ce2
+# %% ../nbs/04g_depth_maps.ipynb #4189fd26
 _MODALITY = {'imu_rocket': _IMU, 'imu_depth': f'{_IMU}+depth'}
 
 
@@ -340,7 +343,7 @@ def depth_rows(
     write_json(here / 'rows.json', rows)
     return rows
 
-# %% ../nbs/04g_depth_maps.ipynb #706affb8
+# %% ../nbs/04g_depth_maps.ipynb #14508af5
 def run_depth(
     cfg: DepthConfig,
     path: str | Path = '',  # Run folder; empty: as the configuration says
@@ -362,7 +365,7 @@ def run_depth(
     run.finish({'rows': rows, 'data_hash': features.hash})
     return run
 
-# %% ../nbs/04g_depth_maps.ipynb #83d1b9de
+# %% ../nbs/04g_depth_maps.ipynb #2a264983
 def depth_table(
     rows: list[dict] | pd.DataFrame,  # Result rows
 ) -> pd.DataFrame:  # One row a protocol and model

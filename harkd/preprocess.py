@@ -683,7 +683,9 @@ def gramian_angular_field(
     span = high - low
     scaled = (2 * x - high - low) / torch.where(span > 0, span, 1.0)
     s = torch.where(span > 0, scaled, 0.0).clamp(-1, 1).transpose(1, 2)
-    q = (1 - s**2).clamp(min=0).sqrt()
+    squared = 1 - s**2
+    # the square root has no gradient at 0, where each window's own extremes are
+    q = torch.where(squared > 0, torch.where(squared > 0, squared, 1.0).sqrt(), 0.0)
 
     def outer(a, b):
         return a[..., :, None] * b[..., None, :]

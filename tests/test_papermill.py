@@ -15,11 +15,15 @@ from harkd.cli import read_params, runnable
 from harkd.compare import CompareConfig
 from harkd.corruptions import CorruptionConfig
 from harkd.deploy import DeployConfig
+from harkd.depth_maps import DepthConfig
 from harkd.distill import DistillConfig
+from harkd.distill_video import VideoDistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.explain import ExplainConfig
 from harkd.formats import FormatsConfig
 from harkd.learning_curve import LearningCurveConfig
+from harkd.pretrain import PretrainConfig
+from harkd.probe import ProbeConfig
 from harkd.report import ReportConfig
 from harkd.runs import check_params
 from harkd.significance import SignificanceConfig
@@ -38,6 +42,10 @@ CONFIGS = {
     'ablation': AblationConfig,
     'report': ReportConfig,
     'learning_curve': LearningCurveConfig,
+    'depth_maps': DepthConfig,
+    'distill_video': VideoDistillConfig,
+    'pretrain': PretrainConfig,
+    'probe': ProbeConfig,
 }
 
 

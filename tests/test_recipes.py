@@ -11,6 +11,7 @@ from docs.results_index import RECIPES, RESULTS, WITHOUT_RECIPE, recipe_files
 from harkd.ablation import AblationConfig
 from harkd.baselines import BaselineConfig
 from harkd.cli import parse_params, read_params, recipes, runnable
+from harkd.depth_maps import DepthConfig
 from harkd.distill import DistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.learning_curve import LearningCurveConfig
@@ -24,6 +25,7 @@ CONFIGS = {
     'evaluate': LadderConfig,
     'baselines': BaselineConfig,
     'learning_curve': LearningCurveConfig,
+    'depth_maps': DepthConfig,
 }
 ALL = recipes()
 TRAINED = {name: r for name, r in ALL.items() if r['chapter'] in CONFIGS}
