@@ -20,6 +20,7 @@ THEMES = {
     'predictions': 'The prediction of every model for every test window, for significance tests.',
     'formats': 'Exported files: size, accuracy and agreement with the model.',
     'explanations': 'Faithfulness of attributions, and how distillation changes them (chapter 08).',
+    'video': 'Depth video of UTD-MHAD alone and beside the IMU (chapter 04g).',
     'benchmarks': 'Latency, stream and explorer, measured on one machine.',
 }
 COMPARE = 'chapter 05a: `harkd run compare`'

@@ -59,16 +59,19 @@ def random_rotations(
 # %% ../nbs/01a_augment.ipynb #b913be0d
 def rotate_sensors(
     x: Tensor,  # (b,t,c)
-    channels: tuple[str, ...],  # Names; `*_x`, `*_y`, `*_z` of one sensor stand together
+    channels: tuple[
+        str, ...
+    ],  # Names, in any order; a sensor without all three axes stays as it is
     R: Tensor,  # (b,3,3)
 ) -> Tensor:  # (b,t,c)
     "Rotate every three-axis sensor of a stream by the same rotation"
     x = x.clone()
-    for i, channel in enumerate(channels):
-        sensor = channel[:-1]
-        next_two = tuple(channels[i + 1 : i + 3])
-        if channel.endswith('_x') and next_two == (sensor + 'y', sensor + 'z'):
-            x[..., i : i + 3] = torch.einsum('bij,btj->bti', R.to(x), x[..., i : i + 3])
+    for channel in channels:
+        axes = [channel[:-1] + axis for axis in 'xyz']
+        if not channel.endswith('_x') or not set(axes) <= set(channels):
+            continue
+        at = [channels.index(axis) for axis in axes]
+        x[..., at] = torch.einsum('bij,btj->bti', R.to(x), x[..., at])
     return x
 
 # %% ../nbs/01a_augment.ipynb #6fbdeb47

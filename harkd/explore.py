@@ -109,7 +109,7 @@ def slide_range(
     k = int(row.recording)
     signals = windows.signals.values()
     first = max(float(f.t0[k]) for f in signals)
-    last = min(float(f.t0[k]) + (int(f.count[k]) - 1) / f.fs for f in signals)
+    last = min(f.stop(k) for f in signals)
     return first, last
 
 # %% ../nbs/08a_explore.ipynb #634eab05
