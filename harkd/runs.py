@@ -293,6 +293,8 @@ MODEL_CLASSES = {  # What a model folder may name, by module
     'student': ('ConvStudent', 'InertialTransformer'),
     'teacher': ('FusionTeacher', 'STConvT', 'RocketTeacher', 'Ensemble'),
     'learned_losses': ('ReusedHead',),
+    'video': ('C3D', 'VideoStudent'),
+    'image_encodings': ('ImageStudent', 'RelationTeacher'),
 }
 
 # %% ../nbs/02c_runs.ipynb #5b20ca15
