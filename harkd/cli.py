@@ -279,9 +279,9 @@ def execute(
 # %% ../nbs/09a_cli.ipynb #f844ec7b
 EXAMPLES = {
     'demo': 'harkd demo',
+    'datasets': 'harkd datasets',
     'new': 'harkd new my_study recordings/*.csv',
     'data check': 'harkd data check my_study',
-    'datasets': 'harkd datasets',
     'params': 'harkd params distill',
     'run': 'harkd run distill -p alpha 0.7 -p run distill-spar',
     'explore': 'harkd explore runs/distill-spar',

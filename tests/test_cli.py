@@ -43,13 +43,13 @@ def test_alone_and_with_help_it_shows_the_workflow_in_the_order_of_use():
     assert alone.exit_code == 0 and alone.output == call('--help').output
     at = [alone.output.find(f'\n    {example}\n') for example in EXAMPLES.values()]
     assert -1 not in at and at == sorted(at)
-    listed = [line.split()[0] for line in alone.output.split('Commands:')[1].splitlines()[1:12]]
-    assert listed == list(EXAMPLES)
+    listed = [line.split()[0] for line in alone.output.split('Commands:')[1].splitlines()[1:14]]
+    assert listed == [name for name in EXAMPLES if name != 'data check'] + ['data']
 
 
 @pytest.mark.parametrize('command', EXAMPLES)
 def test_the_help_of_every_command_has_an_example(command):
-    result = call(command, '--help')
+    result = call(*command.split(), '--help')
     assert result.exit_code == 0 and f'harkd {command}' in ' '.join(result.output.split())
     assert 'xample: ' in result.output
 
@@ -57,9 +57,9 @@ def test_the_help_of_every_command_has_an_example(command):
 def test_every_example_is_a_command_with_options_that_exist():
     for name, example in EXAMPLES.items():
         words = join_pairs(example.split('<')[0].split())
-        assert words[:2] == ['harkd', name]
+        assert ' '.join(words).startswith(f'harkd {name}')
         for option in (w for w in words if w.startswith('-')):
-            assert option in call(name, '--help').output
+            assert option in call(*name.split(), '--help').output
 
 
 def test_values_become_the_type_of_their_parameter():
