@@ -225,7 +225,11 @@ BROKEN = {
         [markdown('## Full run'), code('alpha = 0.7', ['parameters'])],
         'name: type = value',
     ),
-    'no picture': (check_picture, [*[markdown('')] * 12, code('x', outputs=[PICTURE])], 'picture'),
+    'no picture': (
+        check_picture,
+        [*[markdown('')] * PICTURE_WITHIN, code('x', outputs=[PICTURE])],
+        'picture',
+    ),
 }
 
 
