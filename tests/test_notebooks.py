@@ -237,3 +237,9 @@ BROKEN = {
 def test_a_broken_rule_is_found(case):
     rule, cells, says = BROKEN[case]
     assert says in ' | '.join(rule(cells, '05_distill'))
+
+
+@pytest.mark.parametrize('path', NBS, ids=CHAPTERS)
+def test_no_state_of_widgets_is_kept(path):
+    "Megabytes that nobody reads, and pages that load scripts from the network"
+    assert 'widgets' not in json.loads(path.read_text(encoding='utf8'))['metadata']

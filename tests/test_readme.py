@@ -158,6 +158,7 @@ def test_readme_shows_the_two_commands():
 @pytest.mark.parametrize('name', LINKED)
 def test_subcommands_exist(name):
     known = {c.name or c.callback.__name__ for c in app.registered_commands}
+    known |= {group.name for group in app.registered_groups}
     used = {c.split()[0] for c in commands(read(name), '(?:.venv/bin/)?harkd')}
     assert {u for u in used if not u.startswith('-')} <= known
 
