@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NBS = sorted((ROOT / 'nbs').glob('*.ipynb'))
 CHAPTERS = [p.stem for p in NBS]
-MAX_COLUMNS, MAX_OUTPUT_BYTES, PICTURE_WITHIN = 100, 200_000, 14
+MAX_COLUMNS, MAX_OUTPUT_BYTES, PICTURE_WITHIN = 100, 200_000, 12
 MAIN = ('00', '01', '03', '04', '05', '06', '07', '08', '09')
 MACHINE_PATH = re.compile(r'(?<![\w.])/(home|tmp|root|work|Users)/')
 IMPORTS = (ast.Import, ast.ImportFrom)
