@@ -591,8 +591,8 @@ def _hhar_stretch(moved, turned, device):
 # %% ../nbs/00g_published.ipynb #5f693fbc
 REALWORLD_PLACES = ('chest', 'forearm', 'head', 'shin', 'thigh', 'upperarm', 'waist')
 _REALWORLD_FILES = (
-    r'proband(?P<subject>\d+)/data/.*(^|/)(?P<sensor>acc|Gyroscope)_(?P<label>[a-z]+)(?P<part>_\d+)?'
-    r'_(?P<place>[a-z]+)\.csv$'
+    r'proband(?P<subject>\d+)/data/.*(^|/)(?P<sensor>acc|Gyroscope)_(?P<label>[a-z]+)'
+    r'(?P<part>_\d+)?_(?P<place>[a-z]+)\.csv$'
 )
 _REALWORLD_ZIPS = r'(^|/)(acc|gyr)_[^/]*\.zip$|^[^/]*\.zip$'
 
