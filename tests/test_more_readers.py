@@ -25,7 +25,8 @@ def pamap2(rng):
     table = block(rng, 400, 54)
     table[:, 0] = 5.0 + np.arange(400) / 100
     table[:, 1] = np.repeat([0, 1, 24, 24], 100)
-    table[:, 4:7] = [9.7, 0.5, -0.5]
+    for first in (4, 21, 38):
+        table[:, first : first + 3] = 0.01 * table[:, first : first + 3] + [9.7, 0.5, -0.5]
     table[::9, 2] = np.nan  # heart rate comes at 9 Hz
     table[50:55, 38:54] = np.nan  # the ankle's radio link failed
     name = 'PAMAP2_Dataset/{}/subject101.dat'
@@ -99,13 +100,13 @@ def kuhar(rng):
 def hhar(rng):
     head = 'Index,Arrival_Time,Creation_Time,x,y,z,User,Model,Device,gt\n'
 
-    def sensor(shift):
+    def sensor(shift, level):
         rows = []
         for device, fs in (('nexus4_1', 200), ('s3mini_2', 100)):
             for k in range(3 * fs):
                 stamp = 1_424_696_631_913_248_572 + k * 1_000_000_000 // fs + shift
                 label = 'null' if k < fs else 'stairsup'
-                values = ','.join(f'{v:.5f}' for v in rng.normal(size=3))
+                values = ','.join(f'{v:.5f}' for v in 0.01 * rng.normal(size=3) + level)
                 rows.append(
                     f'{k},{1_424_696_633_908 + k * 1000 // fs},{stamp},{values},b,'
                     f'{device[:-2]},{device},{label}'
@@ -114,8 +115,8 @@ def hhar(rng):
 
     folder = 'Activity recognition exp'
     return {
-        f'{folder}/Phones_accelerometer.csv': sensor(0),
-        f'{folder}/Phones_gyroscope.csv': sensor(1_000_000),
+        f'{folder}/Phones_accelerometer.csv': sensor(0, 5.66),
+        f'{folder}/Phones_gyroscope.csv': sensor(1_000_000, 0.0),
     }
 
 
@@ -175,7 +176,7 @@ def unimib_shar(rng):
         for name in ('Walking', 'FallingForw'):
             trials = np.empty((2, 1), object)
             for k in range(2):
-                trials[k, 0] = block(rng, 6, 151 + 10 * k)
+                trials[k, 0] = 0.01 * block(rng, 6, 151 + 10 * k) + 5.66
             activities[name] = trials
         cells[subject] = [activities, 'F', 25, 170, 60]
     return {'UniMiB-SHAR/data/full_data.mat': mat(full_data=cells)}
