@@ -6,7 +6,8 @@
 __all__ = ['EXAMPLES', 'app', 'data_app', 'Study', 'Page', 'Root', 'Chapter', 'Pairs', 'Output', 'notebooks_dir', 'read_params',
            'runnable', 'parse_value', 'parse_params', 'join_pairs', 'full_run_notebook', 'read_progress',
            'progress_bar', 'execute', 'demo', 'datasets', 'new', 'data_check', 'data_describe', 'data_list', 'frames',
-           'params', 'run', 'explore', 'export', 'check', 'stream', 'bench', 'recipes', 'recipe', 'version', 'main']
+           'data_get', 'data_convert', 'params', 'run', 'explore', 'export', 'check', 'stream', 'bench', 'recipes',
+           'recipe', 'version', 'main']
 
 # %% ../nbs/09a_cli.ipynb #44817e1f
 import ast
@@ -445,6 +446,38 @@ def frames(
     )
     if not report.paths:
         raise SystemExit('error: no clip could be used')
+
+# %% ../nbs/09a_cli.ipynb #0da7ac04
+@data_app.command('get', epilog='Example: harkd data get pamap2')
+def data_get(
+    name: Annotated[str, typer.Argument(help='a published data set')],
+    to: Annotated[str, typer.Option(help='folder to write into; default HARKD_DATA/NAME')] = '',
+):
+    "Download a data set, or say where to get it."
+    from harkd.download import file_sha256, get_dataset
+
+    try:
+        path = get_dataset(name, to)
+    except (ValueError, OSError) as e:
+        raise SystemExit(f'error: {e}') from None
+    typer.echo(f'{path}: {path.stat().st_size:,} bytes, sha256 {file_sha256(path)}')
+
+
+@data_app.command('convert', epilog='Example: harkd data convert pamap2 DIR -o studies/pamap2')
+def data_convert(
+    name: Annotated[str, typer.Argument(help='a published data set')],
+    folder: Annotated[
+        str, typer.Argument(help='its archive or files; default below HARKD_DATA')
+    ] = '',
+    output: Annotated[str, typer.Option('--output', '-o', help='folder of the study')] = '',
+):
+    "Write a data set as Parquet sessions."
+    from harkd.download import convert_dataset
+
+    try:
+        convert_dataset(name, folder, output or f'{name}_study', say=typer.echo)
+    except (ValueError, OSError) as e:
+        raise SystemExit(f'error: {e}') from None
 
 # %% ../nbs/09a_cli.ipynb #214084e1
 def _chapter(name):  # Its notebook; raises if there is none, or it has no full run
