@@ -388,7 +388,7 @@ def test_a_teacher_from_other_data_is_refused(run, windows):
         (dict(seeds=0), 'seeds must be at least 1'),
         (dict(alpha=7.0), r'alpha must be in \[0,1\]'),
         (dict(teacher_model='gcn'), "unknown teacher 'gcn'"),
-        (dict(epochs=0), 'epochs must be at least 1, got 0'),
+        (dict(epochs=-1), 'epochs must be at least 0, got -1'),
         (dict(teacher_model=','), "teacher_model names no teacher: ','"),
         (dict(pretrain=2, loss=''), 'pretrain follows a teacher'),
         (dict(pretrain=2, weight=0.0), 'pretrain follows a teacher'),
