@@ -22,12 +22,12 @@ from harkd.runs import (
     Run,
     hash_config,
     processor,
-    read_json,
+    read_sealed,
     save_tensors,
     set_seed,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from harkd.split import (
     LEAKY,
@@ -239,18 +239,18 @@ def run_rung(
     "Train and test one model under one protocol"
     here = folder / f'{rung}_fold{fold}_seed{seed}'
     if (here / 'row.json').exists():
-        return read_json(here / 'row.json')
+        return read_sealed(here / 'row.json')
     split = rung_splits(cfg, rung, seed)[fold]
     loader = BatchLoader.fit(split, augment=cfg.augment)
     checkpoint = here / 'checkpoint.safetensors'
     model = _train_on(cfg, split, loader, seed, checkpoint)
     result, predictions = evaluate(model, loader, 'test')
+    row = _rung_row(cfg, rung, seed, split, model, result)
+    if cfg.final:  # before anything about test subjects is kept
+        write_ledger([row])
     _save_rung_predictions(here / 'predictions.safetensors', predictions, split.test)
     checkpoint.unlink(missing_ok=True)
-    row = _rung_row(cfg, rung, seed, split, model, result)
-    if cfg.final:
-        write_ledger([row])
-    write_json(here / 'row.json', row)
+    write_sealed(here / 'row.json', row, ['predictions.safetensors'])
     return row
 
 # %% ../nbs/07_evaluate.ipynb #4cf5421e
@@ -265,7 +265,9 @@ def run_ladder(
     # a model that cannot be built is an error before anything is trained
     make_student(cfg.student, windows, experiment_inputs(cfg, windows.card)[0])
     name = cfg.run or f'ladder-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}'
-    run = Run(path or name, cfg, windows.hash)
+    run = Run(path or name, cfg, windows.hash, windows.record)
+    if run.finished:
+        return run
     tasks = []
     for seed in range(cfg.seeds):
         for rung in rungs:

@@ -39,11 +39,11 @@ from harkd.runs import (
     Run,
     hash_config,
     load_tensors,
-    read_json,
+    read_sealed,
     save_tensors,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader
 from .train import predict
@@ -353,7 +353,7 @@ def explain_run(cfg: ExplainConfig) -> dict:
         windows=sentences,
     )
     save_tensors(run / 'explain' / 'attributions.safetensors', tensors)
-    write_json(run / 'explain' / 'explain.json', found)
+    write_sealed(run / 'explain' / 'explain.json', found, ['attributions.safetensors'])
     return found
 
 # %% ../nbs/08_explain.ipynb #b6eb414b
@@ -367,7 +367,7 @@ def plot_run_explanation(
 
     run = run if isinstance(run, Run) else Run(run)
     tensors, _ = load_tensors(run / 'explain' / 'attributions.safetensors')
-    found = read_json(run / 'explain' / 'explain.json')
+    found = read_sealed(run / 'explain' / 'explain.json')
     channels = tuple(found['channels'])
     n = len(channels)
     fig, axs = plt.subplots(n, 2, figsize=(9, 0.7 * n + 0.6), sharex=True, squeeze=False)

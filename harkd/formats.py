@@ -34,7 +34,6 @@ from harkd.deploy import (
     trial_windows,
 )
 from .distill import DistillConfig, open_run
-from .experiment import model_metadata
 from .metrics import calibration_error, fit_temperature, scores, show_interval
 from .microcontroller import c_array, run_micro
 from harkd.quantize import (
@@ -257,8 +256,7 @@ def open_trained(
     (name,) = model.inputs
     x, y = held_out_windows(loader, ids, name)
     training = [batch.x[name] for batch in loader.eval_batches(loader.split.train)]
-    about = model_metadata(loader, model, cfg, seed)
-    return TrainedModel(cfg, loader, ids, model, about, x, y, torch.cat(training))
+    return TrainedModel(cfg, loader, ids, model, model.about, x, y, torch.cat(training))
 
 # %% ../nbs/09f_formats.ipynb #d0c0c6d6
 def _card_use(bundle):

@@ -26,7 +26,7 @@ from harkd.metrics import (
     show_interval,
     sign_flip_test,
 )
-from .runs import Run, load_tensors, read_json, results_dir, results_file, write_bytes
+from .runs import Run, load_tensors, read_sealed, results_dir, results_file, write_bytes
 from .split import LEAKY, LeakError, LeakySplit
 
 # %% ../nbs/07f_significance.ipynb #2fc1c58e
@@ -47,8 +47,8 @@ PREDICTION_COLUMNS = [
 
 def _models_of_fold(path: Path, tensors: dict) -> list[tuple]:  # (result row, (n,) decisions)
     if 'pred' in tensors:  # chapters 07 and 07a keep the decisions of one model
-        return [(read_json(path.parent / 'row.json'), tensors['pred'])]
-    rows = {row['arm']: row for row in read_json(path.parent / 'rows.json')}
+        return [(read_sealed(path.parent / 'row.json'), tensors['pred'])]
+    rows = {row['arm']: row for row in read_sealed(path.parent / 'rows.json')}
     arms = [name for name in tensors if name not in ('y', 'ids')]
     return [(rows[arm], tensors[arm].argmax(1)) for arm in arms]
 
