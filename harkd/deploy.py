@@ -267,7 +267,7 @@ def deploy_run(
 ) -> dict:  # Largest differences, cost and latencies; the bundle is in `<run>/export/`
     "Export the student of a finished run, checked on held-out windows, and measure it"
     run = Run(cfg.run)
-    _, loader, ids, models = open_run(cfg.run)
+    _, loader, ids, models = open_run(cfg.run, purpose='export')
     model = models[cfg.arm]
     (name,) = model.inputs
     real = torch.cat([batch.x[name] for batch in loader.eval_batches(ids)])

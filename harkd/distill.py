@@ -55,7 +55,7 @@ from harkd.runs import (
     write_results,
     write_sealed,
 )
-from .split import BatchLoader, LeakError, step_seed
+from .split import BatchLoader, LeakError, held_out_subjects, step_seed
 from .student import Features, HarModel, make_student
 from .teacher import Ensemble, RocketTeacher, fit_rocket, make_teacher
 from .train import cross_entropy, predict, run_model, train
@@ -289,6 +289,15 @@ def probe_features(
     )
 
 # %% ../nbs/05_distill.ipynb #1bee4d38
+def _check_unseen(who, trained_on, split):
+    "Raise where a model was trained on subjects whom a split holds out"
+    if leaked := held_out_subjects(split) & set(trained_on):
+        raise LeakError(
+            f'{who} was trained on {", ".join(sorted(leaked))}, whom this fold evaluates; '
+            'train it on the training part of this fold'
+        )
+
+
 def _check_models(student, teachers, methods, loader):
     "Raise where a model reads what the windows do not have, or the student does not fit SimKD"
     have = loader.split.windows.inputs
@@ -297,6 +306,8 @@ def _check_models(student, teachers, methods, loader):
             raise ValueError(
                 f"the {name} reads '{missing[0]}', the windows have: {', '.join(have)}"
             )
+    for teacher in teachers:
+        _check_unseen('the teacher', getattr(teacher, 'trained_on', ()), loader.split)
     if 'simkd' in methods and not isinstance(student, ReusedHead):
         raise ValueError(
             "simkd trains a student with its teacher's classifier: make it with "
@@ -354,7 +365,8 @@ def distill(
 ) -> list[dict]:  # One row an epoch of each stage: the loss and its parts
     """Train a student to follow a teacher; without methods, the same student alone.
 
-    Raises `ValueError` where method, student, teacher and windows do not fit together.
+    Raises `ValueError` where method, student, teacher and windows do not fit together, `LeakError`
+    where a teacher was trained on subjects whom the split holds out.
     """
     methods = cfg.methods if loss is None else split_names(loss)
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
@@ -384,6 +396,7 @@ def distill(
         history += _train_rounded(
             model, student, distillation_loss, loader, cfg, seed, file, progress
         )
+    student.trained_on = model.trained_on
     for file in filter(None, stage_files):
         file.unlink(missing_ok=True)
     return history
@@ -404,15 +417,6 @@ def _check_teacher_data(folder, metadata, windows):
                 f"teacher '{folder}' does not match the data: "
                 f'its {what} is {has}, here it is {want}'
             )
-
-
-def _check_teacher_subjects(folder, metadata, split):
-    held_out = {subject for part in ('val', 'test') for subject in split.subjects(part)}
-    if leaked := held_out & set(metadata['trained_on']):
-        raise LeakError(
-            f"teacher '{folder}' was trained on {', '.join(sorted(leaked))}, "
-            'whom this fold evaluates'
-        )
 
 
 def _check_teacher_normalizer(folder, metadata, norm):
@@ -449,7 +453,7 @@ def find_teacher(
     folder = _teacher_folder(run, fold, seed)
     model, metadata = load_model(folder)
     _check_teacher_data(folder, metadata, loader.split.windows)
-    _check_teacher_subjects(folder, metadata, loader.split)
+    _check_unseen(f"teacher '{folder}'", metadata['trained_on'], loader.split)
     _check_teacher_normalizer(folder, metadata, loader.norm)
     return model
 
@@ -848,11 +852,12 @@ def _saved_config(run):
 
 
 def _saved_norm(abouts):  # of all models; never fitted again
-    mean, std = {}, {}
+    mean, std, subjects = {}, {}, {}
     for about in abouts:
         mean |= about['normalizer']['mean']
         std |= about['normalizer']['std']
-    return Normalizer(mean, std)
+        subjects |= dict.fromkeys(about['trained_on'])
+    return Normalizer(mean, std, tuple(subjects))
 
 
 def _check_models_fit(run, split, abouts):
@@ -870,15 +875,32 @@ def _check_models_fit(run, split, abouts):
                 )
 
 
+def _reopened_row(run, cfg, split, seed, n, purpose):  # of the ledger
+    return dict(
+        experiment='reopened',
+        dataset=split.windows.card.name,
+        protocol=split.protocol,
+        fold=split.fold,
+        model=cfg.student,
+        method=purpose,
+        seed=seed,
+        n=n,
+        config_hash=run.config['config_hash'],
+        data_hash=split.windows.hash,
+    )
+
+
 def open_run(
     run: str | Path,  # Folder of a finished run
     fold: int | None = None,  # None: the first of the run
     seed: int = 0,
+    purpose: str = 'opened',  # Why; for the ledger, where a run was evaluated on test subjects
 ) -> tuple[DistillConfig, BatchLoader, np.ndarray, dict[str, HarModel]]:
     """Configuration, loader, ids of the held-out windows, and models by arm, of a finished run.
 
     Normaliser, classes and training subjects are those of the run. Raises `ValueError` if the run
     is not finished, has no such fold and seed, or was made from other data than there are now.
+    A run on test subjects leaves a row in the ledger before anything is returned.
     """
     run = Run(run)
     if not run.finished:
@@ -895,6 +917,9 @@ def open_run(
     windows = experiment_windows(cfg)
     run.check_data(windows.hash, windows.record)
     split = experiment_splits(replace(cfg, fold=-1), windows)[fold]
+    ids = split.test if cfg.final else split.val
+    if cfg.final:
+        write_ledger([_reopened_row(run, cfg, split, seed, len(ids), purpose)])
     models = {
         arm: load_model(here / arm)[0] for arm in ARMS if (here / arm / 'harkd.json').exists()
     }
@@ -905,5 +930,4 @@ def open_run(
     loader = BatchLoader(split, _saved_norm(abouts.values()), augment=cfg.augment)
     if 'teacher' not in models:
         models['teacher'] = find_teacher(cfg.teacher, loader, fold, seed)
-    ids = split.test if cfg.final else split.val
     return cfg, loader, ids, models

@@ -42,6 +42,7 @@ from harkd.split import (
     kfold_splits,
     loso_splits,
     official_split,
+    published_subjects,
 )
 from .train import TrainConfig
 
@@ -219,28 +220,30 @@ def experiment_windows(cfg: DataConfig) -> Windows:
 
 # %% ../nbs/02f_experiment.ipynb #ef0c0006
 def _auto_split(cfg, windows):
-    card = windows.card
+    train, test = published_subjects(windows)
     named = windows.table.subject.notna().all()
-    if card.test_subjects and (cfg.final or not named):
+    if test and (cfg.final or not named):
         return 'official'
-    return 'dev_loso' if card.train_subjects else 'subject_kfold'
+    return 'dev_loso' if train else 'subject_kfold'
 
 
-def _check_split(kind, cfg, card):  # test subjects are evaluated with `final`, and only with it
+def _check_split(kind, cfg, windows):  # test subjects are evaluated with `final`, and only with it
     if kind in ('official', 'loso') and not cfg.final:
         raise ValueError(
-            f"split '{kind}' evaluates test subjects; say so with final=True (-p final True), "
-            "or use 'dev_loso' or 'subject_kfold'"
+            f"split '{kind}' evaluates test subjects: develop with 'dev_loso', or 'subject_kfold' "
+            'where none are published; for the one evaluation at the end, '
+            'say so with final=True (-p final True)'
         )
     if kind == 'dev_loso' and cfg.final:
         raise ValueError(
             'final=True evaluates test subjects, which dev_loso does not touch; '
             "use split 'official' or 'loso'"
         )
-    if kind == 'subject_kfold' and card.test_subjects and not cfg.final:
+    if kind == 'subject_kfold' and published_subjects(windows)[1] and not cfg.final:
         raise ValueError(
-            f'subject_kfold would evaluate test subjects of {card.name}; '
-            "use 'dev_loso', or say final=True"
+            f'subject_kfold would evaluate test subjects of {windows.card.name}, '
+            'and train on them; '
+            "use 'dev_loso', which does neither"
         )
 
 
@@ -259,10 +262,11 @@ SPLITS = {
 
 def experiment_splits(cfg: DataConfig, windows: Windows) -> list[Split]:  # One, if `fold` names it
     "The folds of an experiment; a split that `final` does not allow raises ValueError"
+    published_subjects(windows)  # a subject in both lists raises, whatever the split
     kind = _auto_split(cfg, windows) if cfg.split == 'auto' else cfg.split
     if kind not in SPLITS:
         raise ValueError(f"unknown split '{kind}', choose one of: auto, {', '.join(SPLITS)}")
-    _check_split(kind, cfg, windows.card)
+    _check_split(kind, cfg, windows)
     splits = SPLITS[kind](cfg, windows)
     if not -1 <= cfg.fold < len(splits):
         raise ValueError(f'fold must be -1 (all) or in [0,{len(splits)}), got {cfg.fold}')

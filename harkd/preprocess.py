@@ -672,6 +672,7 @@ class Normalizer:
 
     mean: dict[str, list[float]]  # By input, in SI units
     std: dict[str, list[float]]  # By input, in SI units
+    fitted_on: tuple[str, ...] = field(default=(), compare=False)  # Subjects, or groups
 
     @classmethod
     def fit(
@@ -686,9 +687,12 @@ class Normalizer:
             if v.ndim == 3
         }
         std = {i: v.std(0, correction=0) for i, v in x.items()}
+        table = windows.table.iloc[ids]
+        subjects = table.subject.where(table.subject.notna(), table.group)
         return cls(
             {i: v.mean(0).tolist() for i, v in x.items()},
             {i: torch.where(s > 1e-8, s, 1.0).tolist() for i, s in std.items()},
+            tuple(dict.fromkeys(subjects)),
         )
 
     def _one(self, i, v, mask):  # one input

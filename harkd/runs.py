@@ -453,6 +453,8 @@ def load_model(
         raise DamagedFile(f'{folder}/harkd.json: names no model of harkd ({e})') from e
     _load_weights(model, folder)
     model.about = about
+    if isinstance(about.get('trained_on'), list):
+        model.trained_on = tuple(about['trained_on'])
     return model.eval(), about
 
 # %% ../nbs/02c_runs.ipynb #d9cf135e
@@ -713,13 +715,15 @@ LEDGER_PAGE_BYTES = 180_000  # Bytes after which the ledger goes on in a new fil
 
 # %% ../nbs/02c_runs.ipynb #5b20ca22
 def read_ledger() -> pd.DataFrame:  # Columns of `LEDGER_COLUMNS`, as text; oldest first
-    "Every recorded evaluation of official test subjects, from all pages"
+    "Every recorded evaluation of official test subjects, once, from all pages"
     paths = [*sorted(results_dir().glob('ledger_*.csv')), results_dir() / 'ledger.csv']
     pages = [pd.DataFrame(columns=LEDGER_COLUMNS)]
     for path in paths:
         if path.exists():
             pages.append(pd.read_csv(path, dtype=str).reindex(columns=LEDGER_COLUMNS))
-    return pd.concat(pages, ignore_index=True)
+    rows = pd.concat(pages, ignore_index=True)
+    rows = rows[rows.date != 'date']  # git's union merge repeats rows, and the header
+    return rows.drop_duplicates(ignore_index=True)
 
 # %% ../nbs/02c_runs.ipynb #5b20ca23
 def _ledger_rows(rows):  # as they are read back from a file, for comparison
@@ -743,7 +747,7 @@ def write_ledger(
     new = _ledger_rows(rows)
     with FileLock(f'{path}.lock'):  # several processes may write at once
         earlier = read_ledger()
-        new = pd.concat([earlier, new]).drop_duplicates(LEDGER_COLUMNS)[len(earlier) :]
+        new = pd.concat([earlier, new]).drop_duplicates()[len(earlier) :]
         _archive_full_page(path)
         old = path.read_bytes() if path.exists() else b''
         return write_bytes(path, old + new.to_csv(index=False, header=not old).encode())

@@ -385,6 +385,21 @@ def _load_predictions(cfg):
     return pd.concat([collect_predictions(name) for name in names], ignore_index=True)
 
 
+def _check_one_configuration(predictions):
+    "Raise where rows of one model come from two configurations, be it on other windows or folds"
+    keys = ['seed', 'window', 'pred']
+    for (arm, model), rows in predictions.groupby(['arm', 'model'], sort=False):
+        by_config = [
+            set(map(tuple, own[keys].to_numpy().tolist()))
+            for _, own in rows.groupby('config_hash', sort=False)
+        ]
+        if any(own != by_config[0] for own in by_config):  # a teacher may serve several runs
+            raise ValueError(
+                f'{arm} {model} comes from two configurations '
+                f'({", ".join(rows.config_hash.unique()[:2])}); compare these runs separately'
+            )
+
+
 def _check_one_source(predictions):
     twice = predictions.duplicated(['arm', 'model', 'seed', 'window'])
     if twice.any():
@@ -418,7 +433,9 @@ def run_significance(
 ) -> dict:  # predictions, classes, scores, differences, confusions
     "Scores, differences and confusions of some runs"
     same = ['arm', 'model', 'seed', 'window', 'pred']  # a teacher that several runs share
-    predictions = _load_predictions(cfg).drop_duplicates(same, ignore_index=True)
+    predictions = _load_predictions(cfg)
+    _check_one_configuration(predictions)
+    predictions = predictions.drop_duplicates(same, ignore_index=True)
     _check_one_source(predictions)
     (dataset,) = predictions.dataset.unique()
     classes = DATASETS[dataset].classes
