@@ -51,7 +51,6 @@ from harkd.runs import (
     load_tensors,
     processor,
     write_bytes,
-    write_json,
     write_ledger,
     write_results,
 )

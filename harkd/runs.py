@@ -411,6 +411,7 @@ def save_model(
     "Write a model folder; a model of an unregistered class raises ValueError"
     folder = Path(folder)
     name = type(model).__name__
+    about = {k: v for k, v in about.items() if k not in ('seal', 'weights_sha256')}
     description = {'class': f'{find_module(name)}:{name}', 'config': model.config, **about}
     weights = save_tensors(folder / 'model.safetensors', model.state_dict())
     description = json.loads(json.dumps(description, default=_plain))
