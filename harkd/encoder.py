@@ -88,7 +88,7 @@ def wavelet_weights(
     samples: int,  # t
     fs: float,  # Hz
     frames: int,  # p
-) -> tuple[Tensor, Tensor]:  # (p,2,t) signed weights; (p,f,t) complex weights
+) -> Tensor:  # (p,2+2f,t): two signed windows, real parts of the wavelets, imaginary parts
     "Weights of a window's samples for each frame, at its own rate"
     time = (torch.arange(samples, dtype=torch.float64) + 0.5) / fs
     start = torch.arange(frames, dtype=torch.float64) * HOP_S
@@ -100,7 +100,8 @@ def wavelet_weights(
     angle = -2 * math.pi * frequency * (time - middle)
     wave = torch.polar(torch.ones_like(angle), angle)
     wave = wave - (window * wave).sum(-1, keepdim=True)
-    return signed.float(), (window * wave).to(torch.complex64)
+    wave = window * wave
+    return torch.cat([signed, wave.real, wave.imag], 1).float()
 
 
 def _gaussian(distance, sigma):
@@ -128,10 +129,11 @@ def filterbank(
 
 def _one_rate(batch, fs, samples, frames):
     "Features of windows that share rate and length"
-    signed, wave = (w.to(batch.x.device) for w in wavelet_weights(samples, fs, frames))
     x = batch.x[:, :, :samples].float()
-    level = torch.einsum('pst,butc->bupsc', signed, x)
-    coefficients = torch.einsum('pft,butc->bupfc', wave, x.to(wave.dtype))
+    weights = wavelet_weights(samples, fs, frames).to(x.device)
+    sums = torch.einsum('pst,butc->bupsc', weights, x)
+    level, *coefficients = sums.split([2, len(BANDS), len(BANDS)], 3)
+    coefficients = torch.stack(coefficients)
     down = F.normalize(x[..., :3].mean(2), dim=-1, eps=1e-3)
     nyquist = torch.tensor([f <= 0.45 * fs for f in BANDS], device=x.device)
     shape = (*level.shape[:3], -1)
@@ -147,9 +149,9 @@ def _one_rate(batch, fs, samples, frames):
 
 
 def _band_powers(coefficients, down, floor):
-    "(b,u,p,f,5) scaled log power: x, y, z, along gravity, across it"
-    axes = coefficients.abs().square()
-    along = (coefficients * down[:, :, None, None]).sum(-1).abs().square()
+    "(b,u,p,f,5) scaled log power of (2,b,u,p,f,3): x, y, z, along gravity, across it"
+    axes = coefficients.square().sum(0)
+    along = (coefficients * down[:, :, None, None]).sum(-1).square().sum(0)
     across = (axes.sum(-1) - along).clamp(min=0)
     power = torch.cat([axes, along[..., None], across[..., None]], -1)
     return (torch.log10(power + floor) - math.log10(floor)) / 2.5 - 0.6

@@ -545,7 +545,9 @@ class PretrainLoss:
         losses = {'reconstruction': reconstruction, 'contrast': contrast, 'supervised': supervised}
         loss = model.balanced(tuple(losses.values()), self.cfg.weights)
         if supervised is None:
-            losses['supervised'] = model.scale[2]  # its running mean, so that the curve has no holes
+            losses['supervised'] = model.scale[
+                2
+            ]  # its running mean, so that the curve has no holes
         shown = {name: value.detach() for name, value in losses.items()}
         return {'loss': loss, **shown}
 
