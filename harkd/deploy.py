@@ -24,7 +24,7 @@ from torch import Tensor
 from .cost import compare_latency, cost
 from .data import find_function
 from .distill import open_run
-from .runs import Run, load_model, write_bytes, write_json
+from .runs import Config, Run, load_model, write_bytes, write_json
 from .student import HarModel
 
 # %% ../nbs/09_deploy.ipynb #c9113a98
@@ -241,7 +241,7 @@ def export_onnx(
 
 # %% ../nbs/09_deploy.ipynb #8180d2b5
 @dataclass(frozen=True)
-class DeployConfig:
+class DeployConfig(Config):
     "What to export"
 
     run: str = ''  # Folder of a finished distillation run
