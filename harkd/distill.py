@@ -6,10 +6,11 @@
 __all__ = ['CORRUPTED_VIEW', 'ARMS', 'split_names', 'DistillConfig', 'StudentWithProjectors', 'DistillationLoss',
            'probe_features', 'distill', 'find_teacher', 'teacher_kind', 'untrained_teacher', 'train_teacher',
            'run_fold', 'check_methods', 'check_experiment', 'paired', 'run_name', 'run_distill', 'summary',
-           'plot_summary', 'open_run']
+           'plot_summary', 'open_run', 'short_training', 'soft_target_picture']
 
 # %% ../nbs/05_distill.ipynb #8e8c2b7c
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -58,7 +59,8 @@ from harkd.runs import (
 from .split import BatchLoader, LeakError, held_out_subjects, step_seed
 from .student import Features, HarModel, make_student
 from .teacher import Ensemble, RocketTeacher, fit_rocket, make_teacher
-from .train import cross_entropy, predict, run_model, train
+from .train import accuracy, cross_entropy, predict, run_model, train
+from .widgets import Panel, Picture, bars, line
 
 # %% ../nbs/05_distill.ipynb #4a59dcc4
 def split_names(
@@ -931,3 +933,55 @@ def open_run(
     if 'teacher' not in models:
         models['teacher'] = find_teacher(cfg.teacher, loader, fold, seed)
     return cfg, loader, ids, models
+
+# %% ../nbs/05_distill.ipynb #e48b31f5
+def short_training(
+    teacher: HarModel,
+    loader: BatchLoader,
+    inputs: str,  # Of the student
+    alpha: float = 0.7,
+    temperature: float = 3.0,
+    epochs: int = 3,
+    seed: int = 0,
+) -> tuple[list[dict], float]:  # History as of `distill`, and held-out accuracy
+    "A small student, taught for seconds"
+    set_seed(seed)
+    student = make_student('conv_8k', loader.split.windows, (inputs,))
+    cfg = DistillConfig(
+        alpha=alpha, temperature=temperature, epochs=epochs, lr=0.01, ema=0.9, mixup=0.0
+    )
+    history = distill(student, teacher, loader, cfg=cfg, seed=seed)
+    return history, accuracy(student, loader, loader.split.val)
+
+# %% ../nbs/05_distill.ipynb #9e59b191
+def soft_target_picture(
+    logits: Tensor,  # (n,k) of the teacher
+    classes: tuple[str, ...],
+    train_student: Callable,  # Function of alpha and temperature, like `short_training`
+    window: int = 0,  # Row of the logits
+    alpha: float = 0.7,
+    temperature: float = 3.0,
+) -> Picture:
+    "The teacher's probabilities for a window at a temperature, and a training with them"
+    plain, soft = (100 * (logits[window] / t).softmax(0) for t in (1.0, temperature))
+    history, right = train_student(alpha, temperature)
+    _, alone = train_student(0.0, temperature)
+    left = Panel(
+        (
+            bars(classes, plain, 'temperature 1', COLORS['control']),
+            bars(classes, soft, f'temperature {temperature:g}', COLORS['teacher']),
+        ),
+        '',
+        '',
+        'teacher probability (%)',
+        (0, 105),
+    )
+    parts = [k for k in history[0] if k not in ('epoch', 'lr', 'stage')]
+    colors = dict(loss=COLORS['time'], **{parts[1]: COLORS['control']})
+    epochs = [row['epoch'] for row in history]
+    curves = [
+        line(epochs, [row.get(k, np.nan) for row in history], k, colors.get(k, COLORS['teacher']))
+        for k in parts
+    ]
+    title = f'Held-out accuracy {right:.0%} with alpha {alpha:g}, {alone:.0%} without the teacher'
+    return Picture((left, Panel(tuple(curves), '', 'epoch', 'loss')), title, (1.3, 1))
