@@ -243,7 +243,7 @@ class PretrainConfig(Config):
     )
     corpus: str = ''  # Folder of stores; empty: made from the data sets
     exclude: str = ''  # Subjects 'dataset:subject', comma-separated, that stay unseen
-    steps: int = 4000  # Of the training
+    steps: int = 2000  # Of the training
     batch_size: int = 256  # Windows; each gives two views
     lr: float = 2e-3  # Highest learning rate
     weight_decay: float = 0.05
