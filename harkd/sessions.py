@@ -114,6 +114,7 @@ MANIFEST = {
     'train_subjects': list,
     'test_subjects': list,
     'drop_subjects': list,
+    'folds': str,
     'window_s': _NUMBER,
     'stride_s': _NUMBER,
     'whole': bool,
@@ -282,6 +283,8 @@ def _check_numbers(m, path):
         raise BadRecording(
             f"{path}: needs 'fs' (Hz), or 'time' with the column of time stamps, or both"
         )
+    if m.get('folds', 'subjects') not in ('subjects', 'windows'):
+        raise BadRecording(f"{path}: folds must be 'subjects' or 'windows', got '{m['folds']}'")
     if m.get('invalid', 'raise') not in ('raise', 'missing'):
         raise BadRecording(f"{path}: invalid must be 'raise' or 'missing', got '{m['invalid']}'")
 
@@ -824,7 +827,7 @@ def _rate(study):
 
 def _card(study, recordings):
     m, streams = study.manifest, tuple(_own_streams(study.streams))
-    keys = ('title', 'window_s', 'stride_s', 'whole', 'length', 'cite', 'terms')
+    keys = ('title', 'window_s', 'stride_s', 'whole', 'length', 'folds', 'cite', 'terms')
     train, test = _subject_lists(study, recordings)
     return replace(
         DATASETS['sessions'],
@@ -958,7 +961,7 @@ def _save_manifest(card, streams, root):
         'teacher': list(card.teacher),
         'classes': list(card.classes),
     }
-    for key in ('window_s', 'stride_s', 'whole', 'length', 'cite', 'terms'):
+    for key in ('window_s', 'stride_s', 'whole', 'length', 'folds', 'cite', 'terms'):
         manifest[key] = getattr(card, key)
     for key in ('train_subjects', 'test_subjects'):
         manifest[key] = list(getattr(card, key))
