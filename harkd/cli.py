@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['EXAMPLES', 'app', 'data_app', 'Study', 'Page', 'Root', 'Chapter', 'Pairs', 'Output', 'notebooks_dir', 'read_params',
            'runnable', 'parse_value', 'parse_params', 'join_pairs', 'full_run_notebook', 'read_progress',
-           'progress_bar', 'execute', 'demo', 'datasets', 'new', 'data_check', 'data_describe', 'data_list', 'params',
-           'run', 'explore', 'export', 'check', 'stream', 'bench', 'recipes', 'recipe', 'version', 'main']
+           'progress_bar', 'execute', 'demo', 'datasets', 'new', 'data_check', 'data_describe', 'data_list', 'frames',
+           'data_get', 'data_convert', 'params', 'run', 'explore', 'export', 'check', 'stream', 'bench', 'recipes',
+           'recipe', 'version', 'main']
 
 # %% ../nbs/09a_cli.ipynb #44817e1f
 import ast
@@ -282,6 +283,7 @@ EXAMPLES = {
     'datasets': 'harkd datasets',
     'new': 'harkd new my_study recordings/*.csv',
     'data check': 'harkd data check my_study',
+    'frames': 'harkd frames videos -o frames',
     'params': 'harkd params distill',
     'run': 'harkd run distill -p alpha 0.7 -p run distill-spar',
     'explore': 'harkd explore runs/distill-spar',
@@ -413,6 +415,69 @@ def data_describe(study: Study, html: Page = '', root: Root = ''):
 def data_list():
     "List the published data sets, and which are here."
     datasets()
+
+# %% ../nbs/09a_cli.ipynb #0da7ac05
+def _read_size(text):  # '112' to (112, 112), '120x160' to (120, 160)
+    if not re.fullmatch(r'\d+(x\d+)?', text):
+        raise typer.BadParameter(f"size must be pixels or HEIGHTxWIDTH, got '{text}'")
+    sides = [int(side) for side in text.split('x')]
+    return sides[0], sides[-1]
+
+
+@_command
+def frames(
+    folder: Annotated[Path, typer.Argument(help='videos, one folder a class; or depth .mat files')],
+    output: Annotated[Path, typer.Option('--output', '-o', help='folder for the files')],
+    count: Annotated[int, typer.Option('--frames', help='frames of a clip')] = 16,
+    size: Annotated[str, typer.Option(help='pixels; or HEIGHTxWIDTH')] = '112',
+):
+    "Turn a folder of videos into the arrays that networks read."
+    from harkd.video import extract_frames
+
+    try:
+        report = extract_frames(folder, output, count, _read_size(size))
+    except (OSError, ValueError, ImportError) as error:
+        raise SystemExit(f'error: {error}') from None
+    for path, reason in report.skipped.items():
+        typer.echo(f'skipped: {path} {reason}', err=True)
+    typer.echo(
+        f'{output}: {len(report.paths)} clips of {len(report.classes)} classes, '
+        f'{len(report.skipped)} skipped'
+    )
+    if not report.paths:
+        raise SystemExit('error: no clip could be used')
+
+# %% ../nbs/09a_cli.ipynb #0da7ac04
+@data_app.command('get', epilog='Example: harkd data get pamap2')
+def data_get(
+    name: Annotated[str, typer.Argument(help='a published data set')],
+    to: Annotated[str, typer.Option(help='folder to write into; default HARKD_DATA/NAME')] = '',
+):
+    "Download a data set, or say where to get it."
+    from harkd.download import file_sha256, get_dataset
+
+    try:
+        path = get_dataset(name, to)
+    except (ValueError, OSError) as e:
+        raise SystemExit(f'error: {e}') from None
+    typer.echo(f'{path}: {path.stat().st_size:,} bytes, sha256 {file_sha256(path)}')
+
+
+@data_app.command('convert', epilog='Example: harkd data convert pamap2 DIR -o studies/pamap2')
+def data_convert(
+    name: Annotated[str, typer.Argument(help='a published data set')],
+    folder: Annotated[
+        str, typer.Argument(help='its archive or files; default below HARKD_DATA')
+    ] = '',
+    output: Annotated[str, typer.Option('--output', '-o', help='folder of the study')] = '',
+):
+    "Write a data set as Parquet sessions."
+    from harkd.download import convert_dataset
+
+    try:
+        convert_dataset(name, folder, output or f'{name}_study', say=typer.echo)
+    except (ValueError, OSError) as e:
+        raise SystemExit(f'error: {e}') from None
 
 # %% ../nbs/09a_cli.ipynb #214084e1
 def _chapter(name):  # Its notebook; raises if there is none, or it has no full run

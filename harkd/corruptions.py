@@ -19,7 +19,7 @@ from .augment import random_rotations, rotate_sensors
 from .baselines import as_array, make_classifier
 from .distill import open_run
 from .metrics import mean_interval, scores, show_interval
-from .runs import Run, hash_config, write_ledger, write_results
+from .runs import Config, Run, hash_config, write_ledger, write_results
 from .significance import ARM_COLORS
 from .split import BatchLoader, step_seed
 from .train import run_model
@@ -166,7 +166,7 @@ def corruption_rows(
 
 # %% ../nbs/07g_corruptions.ipynb #90a75c9e
 @dataclass(frozen=True)
-class CorruptionConfig:
+class CorruptionConfig(Config):
     "Which run to test under corruptions"
 
     run: str = ''  # Folder of a finished distillation run

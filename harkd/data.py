@@ -440,6 +440,197 @@ _WEARABLES = [
 ]
 DATASETS |= {card.name: card for card in _WEARABLES}
 
+# %% ../nbs/00_data.ipynb #a11ca4d5
+_UCI_TERMS = 'CC BY 4.0'
+_PUBLISHED = [
+    DatasetCard(
+        name='pamap2',
+        title='18 activities of daily living and sports, units at hand, chest and ankle',
+        reader='published:read_pamap2',
+        classes=tuple(
+            'lying sitting standing walking running cycling nordic_walking watching_tv '
+            'computer_work car_driving ascending_stairs descending_stairs vacuum_cleaning '
+            'ironing folding_laundry house_cleaning playing_soccer rope_jumping'.split()
+        ),
+        fs=50.0,
+        student=('hand',),
+        teacher=('hand', 'chest', 'ankle'),
+        window_s=5.0,
+        stride_s=2.5,
+        where='archive.ics.uci.edu, dataset 231 (harkd data get pamap2)',
+        cite='Reiss & Stricker 2012',
+        terms=_UCI_TERMS,
+    ),
+    DatasetCard(
+        name='mhealth',
+        title='12 exercises and daily activities, units at chest, left ankle and right arm',
+        reader='published:read_mhealth',
+        classes=tuple(
+            'standing_still sitting_and_relaxing lying_down walking climbing_stairs '
+            'waist_bends_forward frontal_elevation_of_arms knees_bending cycling jogging '
+            'running jump_front_and_back'.split()
+        ),
+        fs=50.0,
+        student=('right_arm',),
+        teacher=('chest', 'left_ankle', 'right_arm'),
+        window_s=3.0,
+        stride_s=1.5,
+        where='archive.ics.uci.edu, dataset 319 (harkd data get mhealth)',
+        cite='Banos et al. 2014',
+        terms=_UCI_TERMS,
+    ),
+    DatasetCard(
+        name='opportunity',
+        title='Modes of locomotion in a kitchen, accelerometers at back and arms',
+        reader='published:read_opportunity',
+        classes=('stand', 'walk', 'sit', 'lie'),
+        fs=30.0,
+        student=('right_lower_arm',),
+        teacher=(
+            'back',
+            'right_upper_arm',
+            'right_lower_arm',
+            'left_upper_arm',
+            'left_lower_arm',
+        ),
+        window_s=2.0,
+        stride_s=1.0,
+        where='archive.ics.uci.edu, dataset 226 (harkd data get opportunity)',
+        cite='Roggen et al. 2010',
+        terms=_UCI_TERMS,
+    ),
+    DatasetCard(
+        name='harth',
+        title='12 daily activities in free living, accelerometers at lower back and thigh',
+        reader='published:read_harth',
+        classes=tuple(
+            'walking running shuffling stairs_up stairs_down standing sitting lying '
+            'cycling_sit cycling_stand cycling_sit_inactive cycling_stand_inactive'.split()
+        ),
+        fs=50.0,
+        student=('thigh',),
+        teacher=('back', 'thigh'),
+        window_s=3.0,
+        stride_s=1.5,
+        where='archive.ics.uci.edu, dataset 779 (harkd data get harth)',
+        cite='Logacjov et al. 2021',
+        terms=_UCI_TERMS,
+    ),
+    DatasetCard(
+        name='mobiact',
+        title='11 daily activities and 4 falls, phone in a trouser pocket (MobiAct 2.0)',
+        reader='published:read_mobiact',
+        classes=tuple('STD WAL JOG JUM STU STN SCH SIT CSI CSO LYI FOL FKL BSC SDL'.split()),
+        fs=50.0,
+        student=('phone',),
+        teacher=('phone',),
+        window_s=3.0,
+        stride_s=1.5,
+        where='bmi.hmu.gr, on request (the folder "Annotated Data")',
+        cite='Vavoulas et al. 2016',
+        terms='research use, on request',
+    ),
+    DatasetCard(
+        name='shoaib',
+        title='Seven daily activities, five phones in pockets, at wrist, upper arm and belt',
+        reader='published:read_shoaib',
+        classes=tuple('walking standing jogging sitting biking upstairs downstairs'.split()),
+        fs=50.0,
+        student=('wrist',),
+        teacher=('left_pocket', 'right_pocket', 'wrist', 'upper_arm', 'belt'),
+        window_s=3.0,
+        stride_s=1.5,
+        where='utwente.nl/en/eemcs/ps/research/dataset (unpack the rar archive)',
+        cite='Shoaib et al. 2014',
+        terms='research use',
+    ),
+    DatasetCard(
+        name='kuhar',
+        title='18 activities, phone at the waist, acceleration without gravity',
+        reader='published:read_kuhar',
+        classes=tuple(
+            'stand sit talk_sit talk_stand stand_sit lay lay_stand pick jump push_up sit_up walk '
+            'walk_backward walk_circle run stair_up stair_down table_tennis'.split()
+        ),
+        fs=50.0,
+        student=('waist',),
+        teacher=('waist',),
+        window_s=3.0,
+        stride_s=1.5,
+        where='data.mendeley.com/datasets/45f952y38r/5 (1.Raw_time_domian_data.zip)',
+        cite='Sikder & Nahid 2021',
+        terms='CC BY 4.0',
+    ),
+    DatasetCard(
+        name='hhar',
+        title='Six daily activities on 8 phones and 4 watches of different rates',
+        reader='published:read_hhar',
+        classes=('bike', 'sit', 'stand', 'walk', 'stairsup', 'stairsdown'),
+        fs=50.0,
+        student=('device',),
+        teacher=('device',),
+        window_s=3.0,
+        stride_s=1.5,
+        where='archive.ics.uci.edu, dataset 344 (harkd data get hhar)',
+        cite='Stisen et al. 2015',
+        terms=_UCI_TERMS,
+    ),
+    DatasetCard(
+        name='realworld',
+        title='Eight daily activities outdoors and indoors, phones at seven places',
+        reader='published:read_realworld',
+        classes=tuple(
+            'climbingdown climbingup jumping lying running sitting standing walking'.split()
+        ),
+        fs=50.0,
+        student=('phone',),
+        teacher=('phone',),
+        window_s=3.0,
+        stride_s=1.5,
+        where='uni-mannheim.de/dws/research/projects/activity-recognition '
+        '(realworld2016_dataset.zip)',
+        cite='Sztyler & Stuckenschmidt 2016',
+        terms='research use',
+    ),
+    DatasetCard(
+        name='usc_had',
+        title='12 daily activities, unit at the front right hip',
+        reader='published:read_usc_had',
+        classes=tuple(
+            'walking_forward walking_left walking_right walking_upstairs walking_downstairs '
+            'running_forward jumping_up sitting standing sleeping elevator_up '
+            'elevator_down'.split()
+        ),
+        fs=50.0,
+        student=('hip',),
+        teacher=('hip',),
+        window_s=3.0,
+        stride_s=1.5,
+        where='sipi.usc.edu/had (USC-HAD.zip)',
+        cite='Zhang & Sawchuk 2012',
+        terms='research use',
+    ),
+    DatasetCard(
+        name='unimib_shar',
+        title='9 daily activities and 8 falls, accelerometer of a phone in a trouser pocket',
+        reader='published:read_unimib_shar',
+        classes=tuple(
+            'StandingUpFS StandingUpFL Walking Running GoingUpS Jumping GoingDownS LyingDownFS '
+            'SittingDown FallingForw FallingRight FallingBack HittingObstacle FallingWithPS '
+            'FallingBackSC Syncope FallingLeft'.split()
+        ),
+        fs=50.0,
+        student=('pocket',),
+        teacher=('pocket',),
+        window_s=3.0,
+        stride_s=1.5,
+        where='sal.disco.unimib.it/technologies/unimib-shar (UniMiB-SHAR.zip, full_data.mat)',
+        cite='Micucci et al. 2017',
+        terms='research use',
+    ),
+]
+DATASETS |= {card.name: card for card in _PUBLISHED}
+
 # %% ../nbs/00_data.ipynb #95f0a183
 def dataset_card(
     name: str,  # One of `DATASETS`

@@ -25,7 +25,7 @@ from .cost import compare_latency, cost
 from .data import find_function
 from .distill import open_run
 from .experiment import model_metadata
-from .runs import Run, load_model, write_bytes, write_json
+from .runs import Config, Run, load_model, write_bytes, write_json
 from .student import HarModel
 
 # %% ../nbs/09_deploy.ipynb #c9113a98
@@ -250,7 +250,7 @@ def export_onnx(
 
 # %% ../nbs/09_deploy.ipynb #8180d2b5
 @dataclass(frozen=True)
-class DeployConfig:
+class DeployConfig(Config):
     "What to export"
 
     run: str = ''  # Folder of a finished distillation run

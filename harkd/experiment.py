@@ -24,6 +24,7 @@ from .data import DatasetCard, load_dataset
 from .metrics import mean_interval
 from .preprocess import Windows, cut_windows
 from harkd.runs import (
+    Config,
     added_field,
     check_choice,
     check_positive,
@@ -45,7 +46,7 @@ from .train import TrainConfig
 
 # %% ../nbs/02f_experiment.ipynb #4b85bbc9
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Config):
     "The data of an experiment"
 
     dataset: str = 'spar'  # One of `DATASETS`

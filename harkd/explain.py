@@ -36,6 +36,7 @@ from .metrics import mean_interval
 from .preprocess import Batch, Windows, input_stream
 from .rollout import ATTENTION, attention_over_time, attention_similarity
 from harkd.runs import (
+    Config,
     Run,
     hash_config,
     load_tensors,
@@ -275,7 +276,7 @@ def plot_explanation(
 
 # %% ../nbs/08_explain.ipynb #ece3d5a2
 @dataclass(frozen=True)
-class ExplainConfig:
+class ExplainConfig(Config):
     "What to explain"
 
     run: str = ''  # Folder of a finished distillation run

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARM_NAMES', 'ExplorerData', 'find_run', 'load_explorer_data', 'slide_range', 'slide_window', 'ExplorerState',
            'ModelOptions', 'model_options', 'adapt_state', 'hide_stretch', 'WindowView', 'compute_view',
-           'attribution_figure', 'make_controls', 'ControlPanel', 'redraw', 'AttributionExplorer']
+           'attribution_figure', 'make_controls', 'ControlPanel', 'redraw', 'AttributionExplorer', 'explore']
 
 # %% ../nbs/08a_explore.ipynb #36b38e4a
 import html
@@ -1335,3 +1335,12 @@ class AttributionExplorer:
         table = card[['value', 'good']].astype({'value': float})
         title = f'<b>{ARM_NAMES.get(s.arm, s.arm)}, {html.escape(s.method)}</b>'
         self.card.value = title + table.to_html(float_format='{:.4f}'.format, border=0)
+
+# %% ../nbs/08a_explore.ipynb #c5e08434
+def explore(
+    run: str | Path = '',  # Folder of a finished distillation run; empty: see `find_run`
+    fold: int | None = None,  # None: the first that was run
+    seed: int = 0,
+) -> AttributionExplorer:  # A notebook shows it as the value of a cell
+    "Windows of a run and the attributions of its models, with controls"
+    return AttributionExplorer(run, fold, seed)

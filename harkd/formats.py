@@ -50,6 +50,7 @@ from harkd.quantize import (
     weight_bytes,
 )
 from harkd.runs import (
+    Config,
     Run,
     hash_config,
     load_tensors,
@@ -596,7 +597,7 @@ def check_bundle(
 
 # %% ../nbs/09f_formats.ipynb #ff940306
 @dataclass(frozen=True)
-class FormatsConfig:
+class FormatsConfig(Config):
     "Which run, and in which formats"
 
     run: str = ''  # Folder of a finished distillation run; several, comma-separated, share a table

@@ -26,6 +26,7 @@ from .data import Dataset, Recording, load_dataset
 from .encoder import N_FEATURES, UnitBatch, WearableEncoder
 from .preprocess import clean_samples, even_grid
 from harkd.runs import (
+    Config,
     DamagedFile,
     Run,
     hash_config,
@@ -199,7 +200,7 @@ def load_store(folder: str | Path, name: str, mapped: bool = True) -> UnitStore:
 
 # %% ../nbs/06_pretrain.ipynb #9ce0ca0e
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Config):
     "Everything a pretraining depends on"
 
     datasets: str = (

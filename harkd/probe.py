@@ -24,7 +24,7 @@ from .experiment import run_tasks
 from .metrics import mean_interval, show_interval
 from .preprocess import Windows, cut_windows
 from .pretrain import load_encoder
-from .runs import hash_config, processor, repo_root, set_seed, write_results
+from .runs import Config, hash_config, processor, repo_root, set_seed, write_results
 from .split import BatchLoader, by_subject, step_seed
 from .student import make_student
 from .teacher import make_rocket
@@ -105,7 +105,7 @@ ARM_NAMES = {
 
 
 @dataclass(frozen=True)
-class ProbeConfig:
+class ProbeConfig(Config):
     "Which encoders, on what"
 
     dataset: str = 'motionsense'  # One that was kept out of pretraining

@@ -25,7 +25,7 @@ from .data import COLORS, DATASETS
 from .evaluate import ladder_table
 from .experiment import per_seed, summarise
 from .metrics import mean_interval, show_interval
-from .runs import Run, result_rows, results_dir, results_file, write_bytes
+from .runs import Config, Run, result_rows, results_dir, results_file, write_bytes
 from harkd.significance import (
     ARM_COLORS,
     GROUPS,
@@ -746,7 +746,7 @@ def write_report(
 
 # %% ../nbs/07i_report.ipynb #439794ff
 @dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(Config):
     "Where the report goes, and whose training curves to keep first"
 
     folder: str = 'runs/paper'  # Tables, figures and an index

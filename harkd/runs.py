@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODEL_CLASSES', 'NOT_COMPUTED', 'RESULT_COLUMNS', 'LEDGER_COLUMNS', 'LEDGER_PAGE_BYTES', 'in_test', 'set_seed',
-           'check_params', 'injected_params', 'make_config', 'check_range', 'check_positive', 'check_choice',
+           'check_params', 'Config', 'injected_params', 'make_config', 'check_range', 'check_positive', 'check_choice',
            'added_field', 'renamed_field', 'plain_config', 'hash_config', 'processor', 'environment', 'write_bytes',
            'write_json', 'DamagedFile', 'read_json', 'save_tensors', 'load_tensors', 'find_module', 'find_model_class',
            'make_model', 'save_model', 'load_model', 'repo_root', 'Run', 'results_dir', 'results_file', 'result_rows',
@@ -21,7 +21,7 @@ import os
 import platform
 import random
 import tempfile
-from dataclasses import asdict, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, field, fields, is_dataclass
 from datetime import date
 from pathlib import Path
 
@@ -71,6 +71,19 @@ def check_params(
                 f"parameter '{name}' must be {types[name].__name__}, "
                 f'got {value!r} ({type(value).__name__})'
             )
+
+# %% ../nbs/02c_runs.ipynb #187a4edf
+class Config:
+    "Base of configurations: printed, they name only the fields that differ from their defaults"
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = Config.__repr__  # before `dataclass` writes one
+
+    def __repr__(self):
+        values = ((f, getattr(self, f.name)) for f in fields(self) if f.repr)
+        changed = (f'{f.name}={v!r}' for f, v in values if f.default is MISSING or v != f.default)
+        return f'{type(self).__name__}({", ".join(changed)})'
 
 # %% ../nbs/02c_runs.ipynb #5b20ca03
 def injected_params(

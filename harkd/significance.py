@@ -26,7 +26,7 @@ from harkd.metrics import (
     show_interval,
     sign_flip_test,
 )
-from .runs import Run, load_tensors, read_json, results_dir, results_file, write_bytes
+from .runs import Config, Run, load_tensors, read_json, results_dir, results_file, write_bytes
 from .split import LEAKY, LeakError, LeakySplit
 
 # %% ../nbs/07f_significance.ipynb #2fc1c58e
@@ -365,7 +365,7 @@ def plot_predictions(
 
 # %% ../nbs/07f_significance.ipynb #a2ff56ee
 @dataclass(frozen=True)
-class SignificanceConfig:
+class SignificanceConfig(Config):
     "Which runs to compare"
 
     runs: str = ''  # Finished runs on the same data and split, comma-separated

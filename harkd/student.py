@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Features', 'DOWNLOAD_OPTIONS', 'STUDENTS', 'HarModel', 'check_window', 'sequence_conv', 'as_picture', 'as_sequence',
-           'SeparableBlock', 'ConvStudent', 'InertialTransformer', 'make_student']
+           'SeparableBlock', 'ConvStudent', 'InertialTransformer', 'make_student', 'from_pretrained']
 
 # %% ../nbs/03_student.ipynb #ec717394
 from collections import namedtuple
@@ -309,3 +309,11 @@ def make_student(
     if cls is InertialTransformer:
         size['window'] = windows.length[inputs[0]]
     return cls(**{**arguments, **size, **kwargs})
+
+# %% ../nbs/03_student.ipynb #de5f282a
+def from_pretrained(
+    model: str | Path,  # Model folder of a run or of `save_pretrained`, or a name on the Hub
+    **options,  # Of the download: `revision`, `cache_dir`, `token`, …
+) -> HarModel:  # In eval mode; `about` holds what its file says
+    "A trained model, whichever its class"
+    return HarModel.from_pretrained(str(model), **options)

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from .preprocess import Batch
 from harkd.runs import (
+    Config,
     check_choice,
     check_positive,
     check_range,
@@ -33,7 +34,7 @@ from .split import BatchLoader, step_seed
 
 # %% ../nbs/02d_train.ipynb #8b5103d5
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config):
     "Everything a training depends on, besides its model, data and loss"
 
     epochs: int = 40  # Passes over the training windows

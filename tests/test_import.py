@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import harkd
 from tests.conftest import ROOT
 
 HEAVY = (
@@ -48,6 +49,57 @@ def test_import_of_the_package_leaves_torch_alone():
 
 def test_version_is_there():
     assert python('import harkd; print(harkd.__version__)').startswith('0.')
+
+
+def test_main_names_are_listed_and_each_can_be_imported():
+    "Also those that are a module and a function at once"
+    code = 'import harkd; print(set(harkd.__all__) <= set(dir(harkd)), end=" ")'
+    code += '; print(all(callable(getattr(harkd, n)) for n in harkd._NAMES), len(harkd._NAMES))'
+    assert python(code) == 'True True 11'
+
+
+def test_a_misspelt_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'distil'"):
+        harkd.distil  # noqa: B018 - the attribute is the test
+
+
+@pytest.mark.parametrize(
+    'first', ['import harkd.distill', 'from harkd.distill import summary', 'import harkd']
+)
+def test_a_module_with_its_functions_name_is_called_however_it_was_imported(first):
+    code = f'{first}; import harkd, inspect, harkd.distill as m; f = m.distill'
+    code += '; print(harkd.distill is m, inspect.signature(harkd.distill) == inspect.signature(f))'
+    code += '; m.distill = lambda x: x + 1; print(harkd.distill(4), m.DistillConfig.__name__)'
+    assert python(code).splitlines() == ['True True', '5 DistillConfig']
+
+
+def test_tooltips_show_the_parameters():
+    "What JupyterLab asks of the kernel"
+    inspector = pytest.importorskip('IPython.core.oinspect').Inspector(theme_name='nocolor')
+    for name in ('distill', 'explain', 'explore', 'export', 'from_pretrained', 'load_dataset'):
+        shown = inspector.info(getattr(harkd, name), name)
+        definition = shown['definition'].split('(', 1)[1]
+        assert not definition.startswith('*args') and ':' in definition, name
+
+
+def test_configurations_print_what_differs():
+    config = harkd.DistillConfig('utd_mhad', alpha=0.2)
+    assert repr(config) == "DistillConfig(dataset='utd_mhad', alpha=0.2)"
+
+
+def test_the_example_of_the_package_uses_what_there_is():
+    "Ten lines at most, of names that the package exports; its configuration is valid"
+    example = [line[4:] for line in harkd.__doc__.splitlines() if line.startswith('    ')]
+    names = {
+        n.attr for n in ast.walk(ast.parse('\n'.join(example))) if isinstance(n, ast.Attribute)
+    }
+    assert len(example) <= 10 and names - {'path'} <= set(harkd.__all__)
+    harkd.DistillConfig(**_arguments(next(x for x in example if x.startswith('config'))))
+
+
+def _arguments(line):  # of the call in `config = …`, by the names of the fields
+    call = ast.parse(line).body[0].value
+    return {'dataset': call.args[0].value, **{k.arg: k.value.value for k in call.keywords}}
 
 
 @pytest.mark.parametrize('module', ['distill', 'explain', 'deploy', 'evaluate'])
