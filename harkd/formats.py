@@ -322,10 +322,8 @@ def attempt_export(
 ) -> ExportedFile:
     "The file of an attempt; raises `ExportMismatch` if it is not as good as the model of the run"
     made_of = attempt.model, trained.shape, attempt.calibration, (attempt.precision,)
-    if format == 'onnx':
-        makers = _onnx_makers(*made_of)
-    else:
-        makers = _tflite_makers(*made_of, log)
+    is_onnx = format == 'onnx'
+    makers = _onnx_makers(*made_of) if is_onnx else _tflite_makers(*made_of, log)
     ((key, maker),) = makers.items()
     trial = trial_windows(trained.model, trained.shape, trained.x)
     return _checked_file(*key, maker, 1, trained.model, trial, trained.x, trained.y)
