@@ -191,6 +191,7 @@ def _windows(cfg, virtual, data_path):  # data_path only tells caches of several
         tuple(dict.fromkeys(inputs)),
         stride_s=cfg.stride_s or None,
         nan=cfg.nan,
+        release=True,
         **size,
     )
 

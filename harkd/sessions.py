@@ -648,6 +648,10 @@ def _rows(study):
         empty = table.columns[column] == ''
         if empty.any():
             raise BadRecording(f'{path}: {table.row(int(empty.argmax()))} has no {column}; {why}')
+    ids = list(table.columns['id'])
+    if twice := [k for k, name in enumerate(ids) if name in ids[:k]]:
+        first, again = table.row(ids.index(ids[twice[0]])), table.row(twice[0])
+        raise BadRecording(f"{path}: id '{ids[twice[0]]}' stands in {first} and again in {again}")
     rows = [dict(zip(table.columns, cells)) for cells in zip(*table.columns.values())]
     return _without_dropped(study, rows)
 
