@@ -34,7 +34,6 @@ from harkd.deploy import (
     trial_windows,
 )
 from .distill import DistillConfig, open_run
-from .experiment import model_metadata
 from .metrics import calibration_error, fit_temperature, scores, show_interval
 from .microcontroller import c_array, run_micro
 from harkd.quantize import (
@@ -56,7 +55,6 @@ from harkd.runs import (
     load_tensors,
     processor,
     write_bytes,
-    write_json,
     write_ledger,
     write_results,
 )
@@ -265,15 +263,15 @@ def open_trained(
     arm: str = 'distilled',  # 'distilled' | 'control'
     fold: int | None = None,  # None: the first that was run
     seed: int = 0,
+    purpose: str = 'opened',  # Why, for the ledger; see `open_run`
 ) -> TrainedModel:
     "A model of a run, its held-out windows, and windows to calibrate int8 on"
-    cfg, loader, ids, models = open_run(run, fold, seed)
+    cfg, loader, ids, models = open_run(run, fold, seed, purpose)
     model = models[arm]
     (name,) = model.inputs
     x, y = held_out_windows(loader, ids, name)
     training = [batch.x[name] for batch in loader.eval_batches(loader.split.train)]
-    about = model_metadata(loader, model, cfg, seed)
-    return TrainedModel(cfg, loader, ids, model, about, x, y, torch.cat(training))
+    return TrainedModel(cfg, loader, ids, model, model.about, x, y, torch.cat(training))
 
 # %% ../nbs/09f_formats.ipynb #d962e6d6
 class ExportAttempt(NamedTuple):
@@ -537,7 +535,7 @@ def export(
     "Write a bundle that agrees with its model, or raise and leave everything as it was"
     _check_choices(format, precision, arm, c)
     run = Run(run)
-    trained = open_trained(run.path, arm, fold, seed)
+    trained = open_trained(run.path, arm, fold, seed, f'export {format} {precision}')
     numbers = [f'-{key}{value}' for key, value in (('fold', fold), ('seed', seed)) if value]
     name = '-'.join([arm, format, precision]) + ''.join(numbers)
     folder = _bundle_folder(run, folder, name)
@@ -580,7 +578,8 @@ def check_bundle(
     bundle = Bundle(folder)
     about = bundle.about
     path = Run(run or about['run']).path
-    trained = open_trained(path, about['arm'], about['fold'], about['seed'])
+    purpose = f'check {about["format"]} {about["precision"]}'
+    trained = open_trained(path, about['arm'], about['fold'], about['seed'], purpose)
     return _agree(
         (Path(folder) / about['file']).read_bytes(),
         bundle.logits,
@@ -696,7 +695,7 @@ def format_rows(
     for name in cfg.listed('run'):
         run = Run(name)
         for fold, seed in _folds_and_seeds(run, cfg.seeds):
-            trained = open_trained(run.path, cfg.arm, fold, seed)
+            trained = open_trained(run.path, cfg.arm, fold, seed, 'formats')
             made, reasons = make_files(
                 trained.model,
                 trained.shape,
@@ -797,7 +796,7 @@ def cost_table(
     "Parameters, multiply-accumulates and peak activations of the students of runs"
     table = []
     for name in runs:
-        cfg, loader, ids, models = open_run(name)
+        cfg, loader, ids, models = open_run(name, purpose='cost')
         model = models[arm]
         x = next(loader.eval_batches(ids[:1])).x[model.inputs[0]]
         peak = peak_activations(onnx_bytes(model, tuple(x.shape[1:]), batch=1))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARGIN', 'LIMITS', 'WITH_MARGIN', 'onnx_fp16', 'onnx_int8', 'weight_bytes', 'held_out_windows', 'compare_decisions',
-           'check_decisions', 'adapt_to_int8', 'peak_activations']
+           'check_decisions', 'adapt_to_int8', 'peak_activations', 'round_weights', 'bits_picture']
 
 # %% ../nbs/09b_quantize.ipynb #cff126eb
 import contextlib
@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .data import COLORS
 from .deploy import ExportMismatch, onnx_bytes, onnx_runner
 from .losses import soft_target_loss
 from .quantization_aware import FakeQuantize, quantization_aware_loss
 from .split import BatchLoader
 from .student import HarModel
 from .train import TrainConfig, run_model, train
+from .widgets import Panel, Picture, line, marks
 
 # %% ../nbs/09b_quantize.ipynb #4f06e353
 @contextlib.contextmanager
@@ -290,3 +292,58 @@ def peak_activations(
         for i in range(max(0, born[name]), min(len(sums) - 1, dies.get(name, born[name])) + 1):
             sums[i] += size.get(name, 0)
     return max(sums)
+
+# %% ../nbs/09b_quantize.ipynb #4d7658f7
+def round_weights(
+    model: HarModel,
+    bits: int,  # 2 to 16
+    by_channel: bool = True,  # One scale for each output channel; False: one for each layer
+) -> HarModel:  # A copy
+    "A model with the weights of its convolutions and linear layers on a symmetric grid"
+    if not 2 <= bits <= 16:
+        raise ValueError(f'bits must be in [2,16], got {bits}')
+    rounded = copy.deepcopy(model)
+    top = 2 ** (bits - 1) - 1
+    for layer in rounded.modules():
+        if isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Linear)):
+            w = layer.weight.data
+            size = w.flatten(1).abs().amax(1) if by_channel else w.abs().max().expand(len(w))
+            scale = (size / top).clamp(min=1e-12).reshape(-1, *[1] * (w.ndim - 1))
+            layer.weight.data = (w / scale).round() * scale
+    return rounded.eval()
+
+# %% ../nbs/09b_quantize.ipynb #1f042ba3
+_BITS = tuple(range(2, 13))
+
+
+@torch.no_grad()
+def bits_picture(
+    model: HarModel,  # With one input, in eval mode
+    x: Tensor,  # (n,t,c) normalised windows of held-out subjects
+    y: np.ndarray,  # (n,)
+    bits: int = 4,
+    by_channel: bool = True,  # One scale for each output channel; False: one for each layer
+) -> Picture:
+    "Decisions that stay the same, and accuracy, by bits of the weights"
+    theirs = model(x)
+    same, right = [], []
+    for b in _BITS:
+        decisions = round_weights(model, b, by_channel)(x).argmax(1)
+        same.append(100 * float((decisions == theirs.argmax(1)).float().mean()))
+        right.append(100 * float((decisions.numpy() == y).mean()))
+    curves = (
+        line(_BITS, same, 'same decision (%)', COLORS['student'], 2),
+        line(_BITS, right, 'accuracy (%)', COLORS['time'], 2),
+    )
+    left = Panel((*curves, marks([bits])), '', 'bits of a weight', '%', (0, 105))
+    ours = round_weights(model, bits, by_channel)(x)
+    gap = (ours - theirs).abs().amax(1)
+    margin = theirs.topk(2).values.diff(dim=1).abs()[:, 0] / 2
+    order = margin.argsort()
+    safe = line(range(len(x)), margin[order], 'change that cannot matter', COLORS['control'], 2)
+    change = line(range(len(x)), gap[order], 'largest change', COLORS['baseline'], 1)
+    right_panel = Panel((change, safe), '', 'window, by margin', 'logit')
+    kept = 100 * float((ours.argmax(1) == theirs.argmax(1)).float().mean())
+    scale = 'channel' if by_channel else 'layer'
+    title = f'{bits} bits, one scale a {scale}: {kept:.1f} % of the decisions stay'
+    return Picture((left, right_panel), title)
