@@ -6,7 +6,8 @@
 __all__ = ['STEP', 'MIN_S', 'MAX_S', 'OFFICIAL_TEST_SUBJECTS', 'UnitStore', 'make_store', 'save_store', 'load_store',
            'PretrainConfig', 'ViewBatch', 'CorpusLoader', 'masked_patch_loss', 'info_nce', 'patch_contrast_loss',
            'span_mask', 'PretrainModel', 'PretrainLoss', 'gather_corpus', 'training_subjects', 'pretrain',
-           'save_encoder', 'shipped_encoders', 'load_encoder', 'from_pretrained', 'run_pretrain', 'plot_pretraining']
+           'save_encoder', 'shipped_encoders', 'load_encoder', 'from_pretrained', 'run_pretrain', 'plot_pretraining',
+           'reconstruction_picture']
 
 # %% ../nbs/06_pretrain.ipynb #f5c3648e
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from .augment import random_rotations
 from .data import Dataset, Recording, load_dataset
-from .encoder import N_FEATURES, UnitBatch, WearableEncoder
+from .encoder import BANDS, HOP_S, N_FEATURES, UnitBatch, WearableEncoder
 from .preprocess import clean_samples, even_grid
 from harkd.runs import (
     Config,
@@ -39,6 +40,7 @@ from harkd.runs import (
 )
 from .split import step_seed
 from .train import TrainConfig, train
+from .widgets import Panel, Picture, heat
 
 # %% ../nbs/06_pretrain.ipynb #17f8cc0c
 STEP = (1 / 200, 1 / 800)  # m/s² and rad/s of one integer step
@@ -711,3 +713,40 @@ def plot_pretraining(history: list[dict] | pd.DataFrame, ax=None):
     ax.set(xlabel='training (%)', ylabel='loss / first', title='All tasks are being learned')
     ax.legend()
     return ax
+
+# %% ../nbs/06_pretrain.ipynb #15f12e17
+@torch.no_grad()
+def reconstruction_picture(
+    models: dict[int, PretrainModel],  # By steps of their training
+    batch: UnitBatch,
+    window: int = 0,  # Which of the batch
+    share: float = 0.4,  # Of frames hidden, in (0,1)
+    draw: int = 0,  # Seed of which
+    steps: int = 0,  # Which model
+) -> Picture:
+    "Features of a window with hidden frames, and what the model puts there"
+    if not 0 < share < 1:
+        raise ValueError(f'share must be in (0,1), got {share}')
+    model = models[steps]
+    features, real = model.encoder.prepare(batch)
+    generator = torch.Generator().manual_seed(draw)
+    masked = span_mask(features.shape[:3], share, generator) & real[:, None]
+    decoded = model.decoder(model.encoder.frames(features, real, masked))
+    true, ours, hidden = features[window, 0], decoded[window, 0], masked[window, 0]
+    mean = true[~hidden].mean(0).expand_as(true)
+    measured = (true != 0) & hidden[:, None]
+    errors = [float((guess - true)[measured].square().mean()) for guess in (ours, mean)]
+    bands = [f'{hz:.1f} Hz' for hz in BANDS]
+    time = np.arange(len(true)) * HOP_S
+    panels = []
+    for values, title in (
+        (torch.where(hidden[:, None], torch.nan, true), 'what the model is given'),
+        (torch.where(hidden[:, None], ours, true), 'with hidden frames filled in'),
+        (true, 'what was there'),
+    ):
+        power = values[:, 12:62].unflatten(-1, (10, 5))[..., 4].T
+        rows = bands if not panels else [''.join(' ' * k) for k in range(len(bands))]
+        panels.append(Panel((heat(time, rows, power),), title, 'time (s)'))
+    title = f'After {steps} steps: error of hidden frames {errors[0]:.2f}'
+    title += f', of the mean of the others {errors[1]:.2f}'
+    return Picture(tuple(panels), title)
