@@ -140,6 +140,7 @@ class DatasetCard:
     stride_s: float = 1.0  # Seconds between windows
     whole: bool = False  # Is one label span one sample (cut by hand), resampled to `length`?
     length: int = 160  # Samples of a whole trial
+    folds: str = 'subjects'  # 'subjects' | 'windows': what folds of subjects hold equally many of
     package: str = ''  # Installed Python package that carries the data, with the folder in it
     where: str = ''  # Where to get the data
     cite: str = ''  # Whom to cite

@@ -54,6 +54,14 @@ def trial_windows(
 class ExportMismatch(RuntimeError):
     "An exported file does not compute what the model computes; the message says how they differ"
 
+    def __init__(
+        self,
+        message: str,
+        found: dict | None = None,  # What was measured, e.g. by `compare_decisions`
+    ):
+        super().__init__(message)
+        self.found = found or {}
+
 # %% ../nbs/09_deploy.ipynb #324004e1
 def _reason(error):
     "The innermost complaint, in one line"

@@ -199,6 +199,7 @@ def _windows(cfg, virtual, files):  # files only tells what was cached before an
         tuple(dict.fromkeys(inputs)),
         stride_s=cfg.stride_s or None,
         nan=cfg.nan,
+        release=True,
         **size,
     )
 

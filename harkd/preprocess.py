@@ -348,7 +348,14 @@ def _empty_store(recordings, name, fs, gap_s):
     )
 
 
-def _make_store(recordings, name, fs, nan, gap_s, report):
+def _release(recording, name):
+    "Forget the samples of one stream; its clock stays"
+    stream = recording.streams[name]
+    if stream.time is not None and not callable(stream.values):
+        recording.streams[name] = replace(stream, values=stream.values[:0].copy())
+
+
+def _make_store(recordings, name, fs, nan, gap_s, report, release=False):
     "The samples of one stream, and the gaps of missing values of each recording"
     store = _empty_store(recordings, name, fs, gap_s)
     gaps, fast = [], []
@@ -358,6 +365,8 @@ def _make_store(recordings, name, fs, nan, gap_s, report):
         gaps.append(missing)
         if down:
             fast.append(measured_rate(r.streams[name].read()[1], gap_s))
+        if release:
+            _release(r, name)
     if fast:
         hz = round(float(np.median(fast)), 2)
         report['downsampled'][name] = {'recordings': len(fast), 'from_hz': hz, 'to_hz': fs}
@@ -639,6 +648,7 @@ def cut_windows(
     gap_s: float = 0.5,  # Longest gap in seconds that a window may contain
     rates: dict | None = None,  # Hz of streams other than inertial; default: skeletons 25
     missing: str = 'raise',  # 'raise' | 'report' where a subject loses all windows
+    release: bool = False,  # Take the samples out of `data` as they are stored, to save memory
 ) -> Windows:
     "Windows over a data set; errors name the recording, the stream or the subject"
     if missing not in ('raise', 'report'):
@@ -650,7 +660,7 @@ def cut_windows(
     for s in streams:
         joints = data.recordings[0].streams[s].values.ndim == 3
         fs = (rates or {}).get(s, 25.0 if joints else c.fs)
-        signals[s], gaps[s] = _make_store(data.recordings, s, fs, nan, gap_s, report)
+        signals[s], gaps[s] = _make_store(data.recordings, s, fs, nan, gap_s, report, release)
     rows = _table_rows(data, signals, gaps, c, gap_s, report)
     if not rows:
         raise ValueError(f'{c.name}: no label span is long enough for windows of {c.window_s} s')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAKY', 'LeakError', 'find_leaks', 'Split', 'subject_names', 'by_subject', 'published_subjects', 'on_test_subjects',
-           'official_split', 'loso_splits', 'dev_loso_splits', 'kfold_splits', 'LeakySplit', 'leaky_split', 'step_seed',
-           'held_out_subjects', 'BatchLoader']
+           'official_split', 'inseparable_subjects', 'loso_splits', 'dev_loso_splits', 'kfold_splits', 'LeakySplit',
+           'leaky_split', 'step_seed', 'held_out_subjects', 'BatchLoader']
 
 # %% ../nbs/01b_split.ipynb #d41e6d38
 from dataclasses import dataclass, field, replace
@@ -173,12 +173,32 @@ def _without(subjects, left_out):
     return [name for name in subjects if name not in left_out]
 
 
+def inseparable_subjects(
+    windows: Windows,
+    subjects: list[str] | None = None,  # Of these; None: all
+) -> list[list[str]]:  # Most lists hold one subject
+    "Subjects who share a group, directly or through others, and must not be split"
+    known = _named_subjects(windows)
+    subjects = known if subjects is None else list(subjects)
+    table = windows.table[windows.table.group != ''][['subject', 'group']].drop_duplicates()
+    team = {name: [name] for name in subjects}
+    for _, names in table.groupby('group', sort=False).subject:
+        first, *others = [name for name in names if name in team] or [None]
+        for other in others:
+            if team[other] is not team[first]:
+                joined = team[first] + team[other]
+                team |= dict.fromkeys(joined, joined)
+    order = {name: k for k, name in enumerate(subjects)}
+    unique = {id(t): sorted(t, key=order.get) for t in (team[name] for name in subjects)}
+    return list(unique.values())
+
+
 def loso_splits(windows: Windows) -> list[Split]:  # One for each subject, who is its test part
-    "Leave one subject out"
+    "Leave one subject out, with those who share a group"
     subjects = _named_subjects(windows)
     return [
-        by_subject(windows, _without(subjects, [name]), (), [name], 'loso', name)
-        for name in subjects
+        by_subject(windows, _without(subjects, names), (), names, 'loso', names[0])
+        for names in inseparable_subjects(windows)
     ]
 
 # %% ../nbs/01b_split.ipynb #1da9bbed
@@ -188,23 +208,46 @@ def dev_loso_splits(
     "Leave one training subject out; the published test subjects are in no part"
     subjects = list(published_subjects(windows)[0]) or _named_subjects(windows)
     return [
-        by_subject(windows, _without(subjects, [name]), [name], (), 'dev_loso', name)
-        for name in subjects
+        by_subject(windows, _without(subjects, names), names, (), 'dev_loso', names[0])
+        for names in inseparable_subjects(windows, subjects)
     ]
 
 # %% ../nbs/01b_split.ipynb #b76fa6b2
+def _every_kth(teams, k):  # as in all published results
+    return [[name for team in teams[i::k] for name in team] for i in range(k)]
+
+
+def _equal_windows(teams, windows, k):
+    "Largest team first, each into the fold that holds the fewest windows so far"
+    count = windows.table.subject.value_counts()
+    sizes = [int(count.reindex(team, fill_value=0).sum()) for team in teams]
+    folds, total = [[] for _ in range(k)], [0] * k
+    for i in sorted(range(len(teams)), key=lambda i: -sizes[i]):
+        fold = total.index(min(total))
+        folds[fold] += teams[i]
+        total[fold] += sizes[i]
+    return folds
+
+
 def kfold_splits(
     windows: Windows,
     k: int = 5,  # Folds
     part: str = 'val',  # What the held-out subjects are: 'val' | 'test'
-) -> list[Split]:  # Fold i holds out every k-th subject from the i-th on
-    "Folds of subjects; raises `ValueError` for fewer than 2 folds or more folds than subjects"
-    subjects = _named_subjects(windows)
-    if not 2 <= k <= len(subjects):
-        raise ValueError(f'k must be between 2 and the {len(subjects)} subjects, got {k}')
+    balance: str = '',  # 'subjects' | 'windows'; empty: as the card says
+) -> list[Split]:  # By subjects: fold i holds out every k-th subject from the i-th on
+    """Folds of subjects with equally many subjects, or with nearly equally many windows; subjects
+    who share a group stay together. Raises `ValueError` where k does not fit"""
+    balance = balance or windows.card.folds
+    if balance not in ('subjects', 'windows'):
+        raise ValueError(f"balance must be 'subjects' or 'windows', got '{balance}'")
+    subjects, teams = _named_subjects(windows), inseparable_subjects(windows)
+    if not 2 <= k <= len(teams):
+        more = f' (in {len(teams)} groups)' if len(teams) < len(subjects) else ''
+        raise ValueError(f'k must be between 2 and the {len(subjects)} subjects{more}, got {k}')
+    equal = balance == 'windows'
+    folds = _equal_windows(teams, windows, k) if equal else _every_kth(teams, k)
     splits = []
-    for i in range(k):
-        held_out = subjects[i::k]
+    for i, held_out in enumerate(folds):
         parts = {'train': _without(subjects, held_out), part: held_out}
         fold = f'{i + 1}of{k}'
         splits.append(by_subject(windows, **parts, protocol='subject_kfold', fold=fold))
