@@ -18,7 +18,6 @@ from .cost import count_macs, count_params
 from .data import COLORS
 from .distill import DistillConfig, check_experiment, distill, teacher_kind, train_teacher
 from harkd.experiment import (
-    check_fit,
     experiment_inputs,
     experiment_splits,
     experiment_windows,
@@ -30,10 +29,10 @@ from harkd.runs import (
     check_params,
     hash_config,
     processor,
-    read_json,
+    read_sealed,
     set_seed,
-    write_json,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader
 from .student import make_student
@@ -179,7 +178,6 @@ def parse_change(
             changed[name] = _field_value(name, value)
     check_params(AblationConfig, changed)
     out = replace(cfg, **changed)
-    check_fit(out)
     _check_effect(out, changed)
     return out, arguments
 
@@ -216,7 +214,7 @@ def run_change(
     here = folder / f'fold{fold}_seed{seed}'
     done = here / f'{change.replace("/", "_") or "recipe"}.json'
     if done.exists():
-        return read_json(done)
+        return read_sealed(done)
     card = experiment_windows(changed).card
     inputs, teacher_inputs = experiment_inputs(changed, card)
     if not changed.alone:
@@ -244,7 +242,7 @@ def run_change(
         data_hash=windows.hash,
         device=f'{processor()}, 1 thread',
     )
-    write_json(done, row)
+    write_sealed(done, row)
     return row
 
 # %% ../nbs/07h_ablation.ipynb #9cc3b1f2
@@ -281,7 +279,9 @@ def run_ablation(
     folds = range(n) if cfg.fold < 0 else [cfg.fold]
     changes, parsed = _checked_changes(cfg)
     name = cfg.run or f'ablate-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}'
-    run = Run(path or name, cfg, windows.hash)
+    run = Run(path or name, cfg, windows.hash, windows.record)
+    if run.finished:
+        return run
     seeds = range(cfg.seeds)
     if not all(changed.alone for changed in parsed.values()):
         tasks = [(cfg, run.path, fold, seed) for seed, fold in product(seeds, folds)]

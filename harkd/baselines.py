@@ -16,7 +16,6 @@ import torch
 from .evaluate import RUNGS, rung_splits
 from harkd.experiment import (
     DataConfig,
-    check_fit,
     experiment_inputs,
     experiment_splits,
     experiment_windows,
@@ -25,17 +24,18 @@ from harkd.experiment import (
 from .metrics import mean_interval, scores, show_interval
 from harkd.runs import (
     Run,
+    check_range,
     hash_config,
     processor,
-    read_json,
+    read_sealed,
     renamed_field,
     save_tensors,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import LEAKY, BatchLoader, LeakySplit
-from .teacher import as_array, make_rocket
+from .teacher import as_array, rocket_classifier
 
 # %% ../nbs/07a_baselines.ipynb #54d5525d
 def _mean_over_seeds(rows, score) -> str:  # Percent with ± half an interval
@@ -80,18 +80,6 @@ def _make_forest(trees, seed):
     return make_pipeline(features, RandomForestClassifier(trees, random_state=seed))
 
 
-def _make_minirocket(kernels, seed):
-    from sklearn.linear_model import RidgeClassifierCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(
-        make_rocket(kernels, seed),
-        StandardScaler(with_mean=False),
-        RidgeClassifierCV(alphas=np.logspace(-3, 3, 10)),
-    )
-
-
 def make_classifier(
     name: str,  # One of `CLASSICAL`
     kernels: int = 10_000,  # Of minirocket
@@ -108,8 +96,10 @@ def make_classifier(
     try:
         import aeon  # noqa: F401 (only whether it is installed)
     except ImportError:
-        raise ImportError(f"the baseline '{name}' needs aeon: pip install 'harkd[bench]'") from None
-    return _make_forest(trees, seed) if name == 'forest' else _make_minirocket(kernels, seed)
+        raise ImportError(f"the baseline '{name}' needs aeon: pip install aeon") from None
+    if name == 'forest':
+        return _make_forest(trees, seed)
+    return rocket_classifier(kernels, seed)
 
 # %% ../nbs/07a_baselines.ipynb #24bc981b
 @dataclass(frozen=True)
@@ -126,6 +116,13 @@ class BaselineConfig(DataConfig):
     jobs: int = 0  # Processes; 0: one for each core
     run: str = ''  # Name of the run folder; empty: from the configuration
     results: str = ''  # Also write nbs/results/<results>.csv
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, 'kernels', 84)
+        check_range(self, 'trees', 1)
+        check_range(self, 'seeds', 1)
+        check_range(self, 'jobs', 0)
 
     def smoke(self):
         return replace(self, seeds=1, jobs=1, kernels=500, trees=20)
@@ -167,7 +164,7 @@ def run_baseline(
     "Fit and test one baseline on one fold"
     here = folder / f'{name}_{rung}_fold{fold}_seed{seed}'
     if (here / 'row.json').exists():
-        return read_json(here / 'row.json')
+        return read_sealed(here / 'row.json')
     split = baseline_splits(cfg, rung, seed)[fold]
     windows = split.windows
     part = 'test' if len(split.test) else 'val'
@@ -176,7 +173,6 @@ def run_baseline(
     pred = _fit_and_predict(cfg, name, BatchLoader.fit(split), inputs, ids, seed)
     y, subjects = windows.y[ids], windows.table.subject.iloc[ids].astype(str).tolist()
     tensors = {'y': torch.tensor(y), 'pred': torch.tensor(pred), 'ids': torch.tensor(ids)}
-    save_tensors(here / 'predictions.safetensors', tensors, {'subject': subjects})
     two_seconds = windows.card.window_s == 2.0 and not windows.card.whole
     row = dict(
         experiment=cfg.results or 'baselines',
@@ -193,9 +189,10 @@ def run_baseline(
         data_hash=windows.hash,
         device=f'{processor()}, 1 thread',
     )
-    if cfg.final:
+    if cfg.final:  # before anything about test subjects is kept
         write_ledger([row])
-    write_json(here / 'row.json', row)
+    save_tensors(here / 'predictions.safetensors', tensors, {'subject': subjects})
+    write_sealed(here / 'row.json', row, ['predictions.safetensors'])
     return row
 
 # %% ../nbs/07a_baselines.ipynb #23603bf8
@@ -230,11 +227,12 @@ def run_baselines(
     path: str | Path = '',  # Of the run folder; empty: from the configuration
 ) -> Run:  # Finished; `baseline_table(run.metrics['rows'])` shows it
     "Fit and test all baselines under all protocols"
-    check_fit(cfg)
     windows = experiment_windows(cfg)
     _check_baselines(cfg, windows.card)
     name = cfg.run or f'baselines-{cfg.dataset}-{hash_config(cfg)[:6]}'
-    run = Run(path or name, cfg, windows.hash)
+    run = Run(path or name, cfg, windows.hash, windows.record)
+    if run.finished:
+        return run
     tasks = _baseline_tasks(cfg, run.path)
     rows = run_tasks(run_baseline, tasks, cfg.jobs, f'{cfg.dataset}: {", ".join(cfg.names)}')
     pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)

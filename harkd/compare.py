@@ -27,7 +27,6 @@ from harkd.distill import (
     untrained_teacher,
 )
 from harkd.experiment import (
-    check_fit,
     experiment_inputs,
     experiment_splits,
     experiment_windows,
@@ -43,17 +42,18 @@ from harkd.metrics import (
 )
 from harkd.runs import (
     Run,
+    check_range,
     hash_config,
     load_model,
     load_tensors,
-    read_json,
+    read_sealed,
     results_file,
     save_tensors,
     set_seed,
     write_bytes,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader
 from .student import make_student
@@ -71,6 +71,10 @@ class CompareConfig(DistillConfig):
     final_seeds: int = 3  # Of the last training, with `final`
     backend: str = 'joblib'  # 'joblib' | 'ray'
     seeds: int = 2  # Of development
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, 'final_seeds', 1)
 
     def smoke(self) -> 'CompareConfig':
         "The same comparison at toy size"
@@ -218,17 +222,18 @@ def train_students(
     here = folder / stage / f'fold{fold}_seed{seed}'
     row_file = here / f'{entry}@{factor:g}.json'
     if row_file.exists():
-        return read_json(row_file)
+        return read_sealed(row_file)
     loader = _stage_loader(cfg, stage, fold)
     split = loader.split
     model = _entry_model(cfg, here, entry, factor, loader, seed)
     ids = split.test if stage == 'final' else split.val
     predicted = predict(model, loader, ids).argmax(1)
     row = _result_row(cfg, stage, entry, factor, seed, split, model, predicted)
-    _save_correct(here / f'{entry}@{factor:g}.safetensors', predicted, split.windows, ids)
-    if stage == 'final':
+    if stage == 'final':  # before anything about test subjects is kept
         write_ledger([row])
-    write_json(row_file, row)
+    correct_file = row_file.with_name(f'{entry}@{factor:g}.safetensors')
+    _save_correct(correct_file, predicted, split.windows, ids)
+    write_sealed(row_file, row, [correct_file.name])
     return row
 
 # %% ../nbs/05a_compare.ipynb #e4d269c2
@@ -319,14 +324,15 @@ def compare_methods(
 
     Raises `ValueError` before anything is trained if the comparison cannot work.
     """
-    check_fit(cfg)
     _check_unused(cfg)
     names, factors = entries(cfg), factor_list(cfg)
     windows = experiment_windows(cfg)
     splits = experiment_splits(replace(cfg, final=False, fold=-1), windows)
     _check_comparison(cfg, names, windows, splits)
     name = f'compare-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}'
-    run = Run(path or cfg.run or name, cfg, windows.hash)
+    run = Run(path or cfg.run or name, cfg, windows.hash, windows.record)
+    if run.finished:
+        return run
     untuned = split_names(cfg.untuned)
     rows = _dev_stage(cfg, run, names, factors, len(splits))
     tuned = [entry for entry in (*names, 'self') if entry not in untuned]

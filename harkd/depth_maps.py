@@ -21,19 +21,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from .data import load_dataset
-from .experiment import DataConfig, check_fit, experiment_splits, run_tasks
+from .experiment import DataConfig, experiment_splits, run_tasks
 from .losses import standardise_logits
 from .metrics import mean_interval, scores, show_interval
 from .preprocess import Windows, cut_windows
 from harkd.runs import (
     Run,
+    check_range,
     hash_config,
     processor,
-    read_json,
+    read_sealed,
     save_tensors,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader, Split
 from .teacher import as_array, make_rocket
@@ -166,6 +167,12 @@ class DepthConfig(DataConfig):
     jobs: int = 1  # Processes
     run: str = ''  # Name of the run folder; empty: from the configuration
     results: str = ''  # Also write nbs/results/<results>.csv
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, 'kernels', 84)
+        check_range(self, 'seeds', 1)
+        check_range(self, 'jobs', 0)
 
     def smoke(self):
         return replace(self, seeds=1, kernels=500, size=8, cells=3)
@@ -314,7 +321,7 @@ def depth_rows(
     "Fit and evaluate all models on one fold; what was done before is read"
     here = Path(folder) / f'fold{split.fold}_seed{seed}'
     if (here / 'rows.json').exists():
-        return read_json(here / 'rows.json')
+        return read_sealed(here / 'rows.json')
     windows = split.windows
     part = 'test' if len(split.test) else 'val'
     ids = getattr(split, part)
@@ -340,7 +347,7 @@ def depth_rows(
     tensors = {name: torch.tensor(values) for name, values in by_model.items()}
     tensors |= {'y': torch.tensor(windows.y[ids]), 'ids': torch.tensor(ids)}
     save_tensors(here / 'scores.safetensors', tensors)
-    write_json(here / 'rows.json', rows)
+    write_sealed(here / 'rows.json', rows, ['scores.safetensors'])
     return rows
 
 # %% ../nbs/04g_depth_maps.ipynb #14508af5
@@ -349,13 +356,14 @@ def run_depth(
     path: str | Path = '',  # Run folder; empty: as the configuration says
 ) -> Run:  # Finished; `depth_table(run.metrics['rows'])` shows it
     "All models on all folds, with all seeds"
-    check_fit(cfg)
     recordings, windows = depth_windows(cfg)
     splits = experiment_splits(cfg, windows)
     ids = sorted({int(i) for split in splits for part in split.parts.values() for i in part})
     features = depth_features(cfg, recordings, windows, ids)
     name = path or cfg.run or f'depth-{cfg.dataset}-{hash_config(cfg)[:6]}'
-    run = Run(name, cfg, features.hash)
+    run = Run(name, cfg, features.hash, windows.record)
+    if run.finished:
+        return run
     tasks = [(cfg, run.path, features, split, s) for s in range(cfg.seeds) for split in splits]
     rows = sum(run_tasks(depth_rows, tasks, cfg.jobs, f'{cfg.dataset}: depth'), [])
     rows = [row for row in rows if not (row['seed'] and row['model'] == 'motion_maps')]

@@ -18,21 +18,23 @@ import torch
 from .cost import count_macs, count_params, model_bytes
 from .data import load_dataset
 from .depth_maps import body_box, trial_depth
-from .experiment import DataConfig, check_fit, experiment_splits
+from .experiment import DataConfig, experiment_splits
 from .losses import kd_loss
 from .metrics import mean_interval, scores, show_interval
 from .preprocess import cut_windows
 from harkd.runs import (
     Run,
+    check_positive,
+    check_range,
     hash_config,
     processor,
-    read_json,
+    read_sealed,
     save_model,
     save_tensors,
     set_seed,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import Split
 from .train import TrainConfig, cross_entropy, predict, run_model, train
@@ -59,6 +61,14 @@ class VideoDistillConfig(DataConfig):
     seeds: int = 1  # How many
     run: str = ''  # Name of the run folder; empty: from the configuration
     results: str = ''  # Also write nbs/results/<results>.csv
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, 'teacher_epochs', 1)
+        check_range(self, 'epochs', 1)
+        check_range(self, 'alpha', 0, 1)
+        check_positive(self, 'temperature')
+        check_range(self, 'seeds', 1)
 
     def smoke(self):
         return replace(
@@ -171,7 +181,7 @@ def video_rows(
     "Train and evaluate all arms on one fold; what was done before is read"
     here = Path(folder) / f'fold{split.fold}_seed{seed}'
     if (here / 'rows.json').exists():
-        return read_json(here / 'rows.json')
+        return read_sealed(here / 'rows.json')
     clips = split.windows
     part = 'test' if len(split.test) else 'val'
     ids = getattr(split, part)
@@ -191,7 +201,7 @@ def video_rows(
     if cfg.final:
         write_ledger(rows)
     save_tensors(here / 'logits.safetensors', tensors)
-    write_json(here / 'rows.json', rows)
+    write_sealed(here / 'rows.json', rows, ['logits.safetensors'])
     return rows
 
 # %% ../nbs/05b_distill_video.ipynb #b8e0f829
@@ -200,9 +210,10 @@ def run_video_distill(
     path: str | Path = '',  # Run folder; empty: as the configuration says
 ) -> Run:  # Finished; `video_table(run.metrics['rows'])` shows it
     "All folds and seeds, one after the other"
-    check_fit(cfg)
     clips, splits = depth_clips(cfg)
     run = Run(path or cfg.run or f'video-{cfg.dataset}-{hash_config(cfg)[:6]}', cfg, clips.hash)
+    if run.finished:
+        return run
     rows = []
     for seed in range(cfg.seeds):
         for split in splits:

@@ -18,7 +18,6 @@ from .baselines import as_array, make_classifier
 from .data import COLORS
 from harkd.experiment import (
     FitConfig,
-    check_fit,
     experiment_inputs,
     experiment_splits,
     experiment_windows,
@@ -29,11 +28,11 @@ from harkd.runs import (
     Run,
     hash_config,
     processor,
-    read_json,
+    read_sealed,
     renamed_field,
     set_seed,
-    write_json,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader, Split, by_subject
 from .student import make_student
@@ -162,7 +161,7 @@ def run_point(
     "Train on n subjects, test on those that were left out"
     done = folder / f'{model}_{n}_fold{fold}_seed{seed}.json'
     if done.exists():
-        return read_json(done)
+        return read_sealed(done)
     windows = experiment_windows(cfg)
     inputs, _ = experiment_inputs(cfg, windows.card)
     full = experiment_splits(replace(cfg, fold=-1), windows)[fold]
@@ -189,7 +188,7 @@ def run_point(
         data_hash=windows.hash,
         device=f'{processor()}, 1 thread',
     )
-    write_json(done, row)
+    write_sealed(done, row)
     return row
 
 # %% ../nbs/07j_learning_curve.ipynb #ab708ae9
@@ -198,7 +197,6 @@ def run_learning_curve(
     path: str | Path = '',  # Of the run folder; empty: from the configuration
 ) -> Run:  # Finished; `plot_learning_curve(run.metrics['rows'])` shows it
     "Train and test every point of the curve; raises for final=True"
-    check_fit(cfg)
     if cfg.final:
         raise ValueError(
             'a learning curve is drawn inside the training subjects: leave final at False'
@@ -211,7 +209,9 @@ def run_learning_curve(
     counts = subject_counts(cfg, min(len(s.subjects('train')) for s in splits))
     models = ('student', 'minirocket') if cfg.minirocket else ('student',)
     name = cfg.run or f'curve-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}'
-    run = Run(path or name, cfg, windows.hash)
+    run = Run(path or name, cfg, windows.hash, windows.record)
+    if run.finished:
+        return run
     points = product(range(cfg.seeds), counts, folds, models)
     tasks = [(cfg, run.path, model, n, fold, seed) for seed, n, fold, model in points]
     title = f'{cfg.dataset}: {len(counts)} numbers of subjects'
