@@ -85,7 +85,7 @@ def move_a_control(page, chapter):
     for _ in range(RUN_S):
         end.evaluate(
             '(e, share) => {e.scrollTop = share * e.scrollHeight}',
-            position_share(notebook, position),
+            share,
         )
         if cell.count():
             cell.scroll_into_view_if_needed()
