@@ -576,6 +576,14 @@ def export(
         ),
     ] = '',
     c: Annotated[bool, typer.Option('--c', help='also a C array, for int8 TFLite')] = False,
+    until_accepted: Annotated[
+        bool,
+        typer.Option(
+            '--until-accepted',
+            help='where int8 is refused: more calibration windows, then quantisation-aware '
+            'passes, then fp16',
+        ),
+    ] = False,
 ):
     "Write a bundle that agrees with its model."
     from harkd.formats import export as export_bundle
@@ -590,9 +598,19 @@ def export(
         seed=seed,
         calibrate_on=calibrate,
         c=c,
+        until_accepted=until_accepted,
     )
     files = [f'{p.name} ({p.stat().st_size:,} bytes)' for p in sorted(folder.iterdir())]
     typer.echo(f'{folder}: {", ".join(files)}')
+    about = json.loads((folder / 'bundle.json').read_text(encoding='utf8'))
+    for way, reason in about['refused'].items():
+        typer.echo(f'refused {way}: {reason}')
+    typer.echo(
+        f'accepted {about["way"]} ({about["precision"]}): accuracy {about["accuracy_file"]:.2%}, '
+        f'the model {about["accuracy_model"]:.2%}; same decisions in {about["same_decisions"]:.2%} '
+        f'of {about["windows_checked"]} windows, in {about["same_with_margin"]:.2%} of those '
+        f'decided with a margin of {about["margin"]} or more'
+    )
 
 # %% ../nbs/09a_cli.ipynb #60464cd2
 @_command

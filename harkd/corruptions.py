@@ -218,7 +218,7 @@ def _shared_columns(cfg, run_cfg, loader, inputs, seed):
 
 
 def _fold_rows(cfg, run_cfg, fold, seed):
-    _, loader, ids, models = open_run(cfg.run, fold, seed)
+    _, loader, ids, models = open_run(cfg.run, fold, seed, 'corruptions')
     inputs = models['control'].inputs
     columns = _shared_columns(cfg, run_cfg, loader, inputs, seed)
     rows = []
@@ -236,7 +236,7 @@ def _fold_rows(cfg, run_cfg, fold, seed):
 
 def run_corruptions(cfg: CorruptionConfig) -> list[dict]:  # Result rows; protocol 'corruptions'
     "Student alone, distilled student and MiniRocket under the same corruptions"
-    run_cfg = open_run(cfg.run)[0]
+    run_cfg = open_run(cfg.run, purpose='corruptions')[0]
     rows = []
     for fold, seed in _folds_and_seeds(Run(cfg.run), cfg.seeds):
         rows += _fold_rows(cfg, run_cfg, fold, seed)

@@ -93,7 +93,7 @@ def load_explorer_data(
 ) -> ExplorerData:
     "The models of a run and its windows; ValueError for a run that is not finished"
     run = Path(run).absolute() if Path(run).is_dir() else Path(run)
-    _, loader, ids, models = open_run(run, fold, seed)
+    _, loader, ids, models = open_run(run, fold, seed, 'explorer')
     by_arm = {a: models[a] for a in ('distilled', 'control', 'teacher') if a in models}
     return ExplorerData(loader, by_arm, np.asarray(ids), run.name)
 
