@@ -175,9 +175,12 @@ def check_choice(
         raise ValueError(f"{name} must be {', '.join(first)} or {last}, got '{value}'")
 
 # %% ../nbs/02c_runs.ipynb #1d14feeb
-def added_field(default):  # A field of a dataclass
-    "A field that older configurations do not have: at its default it is left out of their hash"
-    return field(default=default, metadata={'added': True})
+def added_field(
+    default,
+    **older,  # `older=value`: what configurations without the field mean, if not the default
+):  # A field of a dataclass
+    "A field that older configurations do not have: at its older value it is left out of the hash"
+    return field(default=default, metadata={'older': older.get('older', default)})
 
 # %% ../nbs/02c_runs.ipynb #5b20ca0b
 def renamed_field(default, old: str):  # A field of a dataclass
@@ -187,15 +190,15 @@ def renamed_field(default, old: str):  # A field of a dataclass
 # %% ../nbs/02c_runs.ipynb #5b20ca0c
 def plain_config(
     config,  # A dataclass or a dict
-) -> dict:  # Names as saved, without `added_field`s at their default
+) -> dict:  # Names as saved, without `added_field`s at their older value
     "A configuration as it is saved and hashed"
     if not is_dataclass(config):
         return config
     values = asdict(config)
     saved = {}
     for f in fields(config):
-        unchanged = values[f.name] == f.default
-        if not (f.metadata.get('added') and unchanged):
+        is_as_before = 'older' in f.metadata and values[f.name] == f.metadata['older']
+        if not is_as_before:
             saved[f.metadata.get('saved_as', f.name)] = values[f.name]
     return saved
 
