@@ -401,6 +401,7 @@ MODEL_CLASSES = {  # What a model folder may name, by module
     'learned_losses': ('ReusedHead',),
     'video': ('C3D', 'VideoStudent'),
     'image_encodings': ('ImageStudent', 'RelationTeacher'),
+    'depth_networks': ('FactoredVideoNet',),
 }
 
 # %% ../nbs/02c_runs.ipynb #5b20ca15
