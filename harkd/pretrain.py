@@ -320,6 +320,11 @@ class CorpusLoader:
         return max(1, self.cfg.steps // 10)
 
     @property
+    def subjects(self) -> tuple[str, ...]:
+        "Whom a model trained with this loader has seen, as 'dataset:subject'"
+        return tuple(f'{s.name}:{who}' for s in self.stores for who in dict.fromkeys(s.subjects))
+
+    @property
     def shares(self) -> np.ndarray:  # (stores,)
         "Probability of each data set"
         hours = np.array([s.hours for s in self.stores]) ** self.cfg.temperature

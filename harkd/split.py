@@ -356,6 +356,12 @@ class BatchLoader:
         "Batches of an epoch; a last batch of one window joins the one before it"
         return max(1, (len(self.split.train) + self.batch_size - 2) // self.batch_size)
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        "Whom a model trained with this loader has seen"
+        names = subject_names(self.split.windows).iloc[self.split.train]
+        return tuple(dict.fromkeys(names))
+
     def ids(self, epoch: int, step: int) -> np.ndarray:  # (b,) which windows
         "Windows of one training batch"
         start = step * self.batch_size
