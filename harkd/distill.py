@@ -55,6 +55,7 @@ from harkd.runs import (
     write_ledger,
     write_results,
     write_sealed,
+    write_table,
 )
 from .split import BatchLoader, LeakError, held_out_subjects, step_seed
 from .student import Features, HarModel, make_student
@@ -778,7 +779,7 @@ def run_distill(
     fold_rows = sum(run_tasks(run_fold, tasks, cfg.jobs, title), [])
     costs = _arm_costs(cfg, run, folds[0], windows)
     rows = [{**costs[row['arm']], **row, 'format': 'safetensors'} for row in fold_rows]
-    pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
+    write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)
     run.finish(
