@@ -30,10 +30,10 @@ from harkd.runs import (
     check_params,
     hash_config,
     processor,
-    read_json,
+    read_sealed,
     set_seed,
-    write_json,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader
 from .student import make_student
@@ -216,7 +216,7 @@ def run_change(
     here = folder / f'fold{fold}_seed{seed}'
     done = here / f'{change.replace("/", "_") or "recipe"}.json'
     if done.exists():
-        return read_json(done)
+        return read_sealed(done)
     card = experiment_windows(changed).card
     inputs, teacher_inputs = experiment_inputs(changed, card)
     if not changed.alone:
@@ -244,7 +244,7 @@ def run_change(
         data_hash=windows.hash,
         device=f'{processor()}, 1 thread',
     )
-    write_json(done, row)
+    write_sealed(done, row)
     return row
 
 # %% ../nbs/07h_ablation.ipynb #9cc3b1f2
@@ -281,7 +281,9 @@ def run_ablation(
     folds = range(n) if cfg.fold < 0 else [cfg.fold]
     changes, parsed = _checked_changes(cfg)
     name = cfg.run or f'ablate-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}'
-    run = Run(path or name, cfg, windows.hash)
+    run = Run(path or name, cfg, windows.hash, windows.record)
+    if run.finished:
+        return run
     seeds = range(cfg.seeds)
     if not all(changed.alone for changed in parsed.values()):
         tasks = [(cfg, run.path, fold, seed) for seed, fold in product(seeds, folds)]

@@ -27,12 +27,12 @@ from harkd.runs import (
     Run,
     hash_config,
     processor,
-    read_json,
+    read_sealed,
     renamed_field,
     save_tensors,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import LEAKY, BatchLoader, LeakySplit
 from .teacher import as_array, make_rocket
@@ -167,7 +167,7 @@ def run_baseline(
     "Fit and test one baseline on one fold"
     here = folder / f'{name}_{rung}_fold{fold}_seed{seed}'
     if (here / 'row.json').exists():
-        return read_json(here / 'row.json')
+        return read_sealed(here / 'row.json')
     split = baseline_splits(cfg, rung, seed)[fold]
     windows = split.windows
     part = 'test' if len(split.test) else 'val'
@@ -176,7 +176,6 @@ def run_baseline(
     pred = _fit_and_predict(cfg, name, BatchLoader.fit(split), inputs, ids, seed)
     y, subjects = windows.y[ids], windows.table.subject.iloc[ids].astype(str).tolist()
     tensors = {'y': torch.tensor(y), 'pred': torch.tensor(pred), 'ids': torch.tensor(ids)}
-    save_tensors(here / 'predictions.safetensors', tensors, {'subject': subjects})
     two_seconds = windows.card.window_s == 2.0 and not windows.card.whole
     row = dict(
         experiment=cfg.results or 'baselines',
@@ -193,9 +192,10 @@ def run_baseline(
         data_hash=windows.hash,
         device=f'{processor()}, 1 thread',
     )
-    if cfg.final:
+    if cfg.final:  # before anything about test subjects is kept
         write_ledger([row])
-    write_json(here / 'row.json', row)
+    save_tensors(here / 'predictions.safetensors', tensors, {'subject': subjects})
+    write_sealed(here / 'row.json', row, ['predictions.safetensors'])
     return row
 
 # %% ../nbs/07a_baselines.ipynb #23603bf8
@@ -234,7 +234,9 @@ def run_baselines(
     windows = experiment_windows(cfg)
     _check_baselines(cfg, windows.card)
     name = cfg.run or f'baselines-{cfg.dataset}-{hash_config(cfg)[:6]}'
-    run = Run(path or name, cfg, windows.hash)
+    run = Run(path or name, cfg, windows.hash, windows.record)
+    if run.finished:
+        return run
     tasks = _baseline_tasks(cfg, run.path)
     rows = run_tasks(run_baseline, tasks, cfg.jobs, f'{cfg.dataset}: {", ".join(cfg.names)}')
     pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['EXAMPLES', 'app', 'data_app', 'Study', 'Page', 'Root', 'Chapter', 'Pairs', 'Output', 'notebooks_dir', 'read_params',
            'runnable', 'parse_value', 'parse_params', 'join_pairs', 'full_run_notebook', 'read_progress',
-           'progress_bar', 'execute', 'demo', 'datasets', 'new', 'data_check', 'data_describe', 'data_list', 'data_get',
-           'data_convert', 'params', 'run', 'explore', 'export', 'check', 'stream', 'bench', 'recipes', 'recipe',
-           'version', 'main']
+           'progress_bar', 'execute', 'demo', 'datasets', 'new', 'data_check', 'data_describe', 'data_list', 'frames',
+           'data_get', 'data_convert', 'params', 'run', 'explore', 'export', 'check', 'stream', 'bench', 'recipes',
+           'recipe', 'version', 'main']
 
 # %% ../nbs/09a_cli.ipynb #44817e1f
 import ast
@@ -283,6 +283,7 @@ EXAMPLES = {
     'datasets': 'harkd datasets',
     'new': 'harkd new my_study recordings/*.csv',
     'data check': 'harkd data check my_study',
+    'frames': 'harkd frames videos -o frames',
     'params': 'harkd params distill',
     'run': 'harkd run distill -p alpha 0.7 -p run distill-spar',
     'explore': 'harkd explore runs/distill-spar',
@@ -415,6 +416,37 @@ def data_list():
     "List the published data sets, and which are here."
     datasets()
 
+# %% ../nbs/09a_cli.ipynb #0da7ac05
+def _read_size(text):  # '112' to (112, 112), '120x160' to (120, 160)
+    if not re.fullmatch(r'\d+(x\d+)?', text):
+        raise typer.BadParameter(f"size must be pixels or HEIGHTxWIDTH, got '{text}'")
+    sides = [int(side) for side in text.split('x')]
+    return sides[0], sides[-1]
+
+
+@_command
+def frames(
+    folder: Annotated[Path, typer.Argument(help='videos, one folder a class; or depth .mat files')],
+    output: Annotated[Path, typer.Option('--output', '-o', help='folder for the files')],
+    count: Annotated[int, typer.Option('--frames', help='frames of a clip')] = 16,
+    size: Annotated[str, typer.Option(help='pixels; or HEIGHTxWIDTH')] = '112',
+):
+    "Turn a folder of videos into the arrays that networks read."
+    from harkd.video import extract_frames
+
+    try:
+        report = extract_frames(folder, output, count, _read_size(size))
+    except (OSError, ValueError, ImportError) as error:
+        raise SystemExit(f'error: {error}') from None
+    for path, reason in report.skipped.items():
+        typer.echo(f'skipped: {path} {reason}', err=True)
+    typer.echo(
+        f'{output}: {len(report.paths)} clips of {len(report.classes)} classes, '
+        f'{len(report.skipped)} skipped'
+    )
+    if not report.paths:
+        raise SystemExit('error: no clip could be used')
+
 # %% ../nbs/09a_cli.ipynb #0da7ac04
 @data_app.command('get', epilog='Example: harkd data get pamap2')
 def data_get(
@@ -544,6 +576,14 @@ def export(
         ),
     ] = '',
     c: Annotated[bool, typer.Option('--c', help='also a C array, for int8 TFLite')] = False,
+    until_accepted: Annotated[
+        bool,
+        typer.Option(
+            '--until-accepted',
+            help='where int8 is refused: more calibration windows, then quantisation-aware '
+            'passes, then fp16',
+        ),
+    ] = False,
 ):
     "Write a bundle that agrees with its model."
     from harkd.formats import export as export_bundle
@@ -558,9 +598,19 @@ def export(
         seed=seed,
         calibrate_on=calibrate,
         c=c,
+        until_accepted=until_accepted,
     )
     files = [f'{p.name} ({p.stat().st_size:,} bytes)' for p in sorted(folder.iterdir())]
     typer.echo(f'{folder}: {", ".join(files)}')
+    about = json.loads((folder / 'bundle.json').read_text(encoding='utf8'))
+    for way, reason in about['refused'].items():
+        typer.echo(f'refused {way}: {reason}')
+    typer.echo(
+        f'accepted {about["way"]} ({about["precision"]}): accuracy {about["accuracy_file"]:.2%}, '
+        f'the model {about["accuracy_model"]:.2%}; same decisions in {about["same_decisions"]:.2%} '
+        f'of {about["windows_checked"]} windows, in {about["same_with_margin"]:.2%} of those '
+        f'decided with a margin of {about["margin"]} or more'
+    )
 
 # %% ../nbs/09a_cli.ipynb #60464cd2
 @_command

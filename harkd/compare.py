@@ -46,14 +46,14 @@ from harkd.runs import (
     hash_config,
     load_model,
     load_tensors,
-    read_json,
+    read_sealed,
     results_file,
     save_tensors,
     set_seed,
     write_bytes,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader
 from .student import make_student
@@ -218,17 +218,18 @@ def train_students(
     here = folder / stage / f'fold{fold}_seed{seed}'
     row_file = here / f'{entry}@{factor:g}.json'
     if row_file.exists():
-        return read_json(row_file)
+        return read_sealed(row_file)
     loader = _stage_loader(cfg, stage, fold)
     split = loader.split
     model = _entry_model(cfg, here, entry, factor, loader, seed)
     ids = split.test if stage == 'final' else split.val
     predicted = predict(model, loader, ids).argmax(1)
     row = _result_row(cfg, stage, entry, factor, seed, split, model, predicted)
-    _save_correct(here / f'{entry}@{factor:g}.safetensors', predicted, split.windows, ids)
-    if stage == 'final':
+    if stage == 'final':  # before anything about test subjects is kept
         write_ledger([row])
-    write_json(row_file, row)
+    correct_file = row_file.with_name(f'{entry}@{factor:g}.safetensors')
+    _save_correct(correct_file, predicted, split.windows, ids)
+    write_sealed(row_file, row, [correct_file.name])
     return row
 
 # %% ../nbs/05a_compare.ipynb #e4d269c2
@@ -326,7 +327,9 @@ def compare_methods(
     splits = experiment_splits(replace(cfg, final=False, fold=-1), windows)
     _check_comparison(cfg, names, windows, splits)
     name = f'compare-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}'
-    run = Run(path or cfg.run or name, cfg, windows.hash)
+    run = Run(path or cfg.run or name, cfg, windows.hash, windows.record)
+    if run.finished:
+        return run
     untuned = split_names(cfg.untuned)
     rows = _dev_stage(cfg, run, names, factors, len(splits))
     tuned = [entry for entry in (*names, 'self') if entry not in untuned]

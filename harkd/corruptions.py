@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CORRUPTIONS', 'corrupt', 'corrupted_batches', 'corruption_rows', 'CorruptionConfig', 'run_corruptions',
-           'corruption_table', 'plot_corruptions']
+           'corruption_table', 'plot_corruptions', 'corruption_picture']
 
 # %% ../nbs/07g_corruptions.ipynb #2ce309c3
 from collections.abc import Callable
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from .augment import random_rotations, rotate_sensors
 from .baselines import as_array, make_classifier
+from .data import COLORS, channel_color
 from .distill import open_run
 from .metrics import mean_interval, scores, show_interval
 from .runs import Config, Run, hash_config, write_ledger, write_results
 from .significance import ARM_COLORS
 from .split import BatchLoader, step_seed
 from .train import run_model
+from .widgets import Panel, Picture, line, marks
 
 # %% ../nbs/07g_corruptions.ipynb #4dc87c47
 _STRENGTHS = {
@@ -216,7 +218,7 @@ def _shared_columns(cfg, run_cfg, loader, inputs, seed):
 
 
 def _fold_rows(cfg, run_cfg, fold, seed):
-    _, loader, ids, models = open_run(cfg.run, fold, seed)
+    _, loader, ids, models = open_run(cfg.run, fold, seed, 'corruptions')
     inputs = models['control'].inputs
     columns = _shared_columns(cfg, run_cfg, loader, inputs, seed)
     rows = []
@@ -234,7 +236,7 @@ def _fold_rows(cfg, run_cfg, fold, seed):
 
 def run_corruptions(cfg: CorruptionConfig) -> list[dict]:  # Result rows; protocol 'corruptions'
     "Student alone, distilled student and MiniRocket under the same corruptions"
-    run_cfg = open_run(cfg.run)[0]
+    run_cfg = open_run(cfg.run, purpose='corruptions')[0]
     rows = []
     for fold, seed in _folds_and_seeds(Run(cfg.run), cfg.seeds):
         rows += _fold_rows(cfg, run_cfg, fold, seed)
@@ -306,3 +308,46 @@ def plot_corruptions(
     ax.set(ylabel='accuracy (%)', ylim=(0, 100), title='Accuracy by corruption')
     ax.legend(fontsize=6)
     return ax
+
+# %% ../nbs/07g_corruptions.ipynb #ad5f4a09
+def corruption_picture(
+    model,  # With one input, in eval mode
+    loader: BatchLoader,
+    ids,  # Windows of held-out subjects
+    window: int = 0,  # Which of them
+    family: str = 'noise',  # Of `CORRUPTIONS`
+    step: int = 3,  # Strength, 1 to 5
+    seed: int = 0,
+) -> Picture:
+    "A corrupted window, and the probability of each class over the strengths"
+    (name,) = model.inputs
+    windows = loader.split.windows
+    strengths = _STRENGTHS[family]
+    one = [ids[window]]
+    batches = [next(loader.eval_batches(one))]
+    for strength in strengths:
+        batches.append(next(corrupted_batches(loader, one, (name,), family, strength, seed)))
+    p = torch.cat([run_model(model, batch).softmax(1) for batch in batches]).detach()
+    traces = []
+    for k, c in enumerate(windows.channels(name)):
+        traces.append(
+            line(range(batches[0].x[name].shape[1]), batches[0].x[name][0, :, k], '', '#cccccc', 1)
+        )
+        traces.append(
+            line(
+                range(batches[0].x[name].shape[1]),
+                batches[step].x[name][0, :, k],
+                c,
+                channel_color(c),
+            )
+        )
+    best, truth = int(p[0].argmax()), int(windows.y[one[0]])
+    now = int(p[step].argmax())
+    curves = [line(range(6), p[:, best], windows.classes[best], COLORS['student'], 2)]
+    other = int(p[step].scatter(0, torch.tensor(best), -1).argmax())
+    curves.append(line(range(6), p[:, other], windows.classes[other], COLORS['baseline'], 2))
+    left = Panel(tuple(traces), '', 'sample', 'SD')
+    right = Panel((*curves, marks([step])), '', 'strength (0: none)', 'probability', (0, 1.05))
+    change = 'stays' if now == best else f'becomes {windows.classes[now]}'
+    title = f'{family} {strengths[step - 1]}: {windows.classes[best]} {change}'
+    return Picture((left, right), f'{title} (truth: {windows.classes[truth]})', (1.6, 1))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['UTD_ACTIONS', 'MMFIT_ACTIONS', 'DATASETS', 'COLORS', 'Stream', 'Span', 'Recording', 'BadRecording', 'check_recording',
-           'DatasetCard', 'dataset_card', 'find_function', 'data_root', 'hash_recordings', 'Dataset', 'load_dataset',
-           'channel_color']
+           'DatasetCard', 'dataset_card', 'find_function', 'data_root', 'hash_recordings', 'hash_channels', 'Dataset',
+           'load_dataset', 'channel_color']
 
 # %% ../nbs/00_data.ipynb #816fd128
 import hashlib
@@ -140,6 +140,7 @@ class DatasetCard:
     stride_s: float = 1.0  # Seconds between windows
     whole: bool = False  # Is one label span one sample (cut by hand), resampled to `length`?
     length: int = 160  # Samples of a whole trial
+    folds: str = 'subjects'  # 'subjects' | 'windows': what folds of subjects hold equally many of
     package: str = ''  # Installed Python package that carries the data, with the folder in it
     where: str = ''  # Where to get the data
     cite: str = ''  # Whom to cite
@@ -698,6 +699,17 @@ def hash_recordings(
             if stream.time is not None:
                 digest.update(np.ascontiguousarray(stream.time).tobytes())
     return digest.hexdigest()[:12]
+
+# %% ../nbs/00_data.ipynb #e5c10002
+def hash_channels(
+    recordings: list[Recording],
+) -> str:  # 12 hex digits
+    "A fingerprint of the streams' channel names, units and placements"
+    facts = []
+    for rec in recordings:
+        streams = sorted(rec.streams.items())
+        facts.append([(name, s.channels, s.units, s.placement) for name, s in streams])
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 # %% ../nbs/00_data.ipynb #1deb160f
 def _natural_key(name):  # sorts s2 before s10

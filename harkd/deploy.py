@@ -24,7 +24,6 @@ from torch import Tensor
 from .cost import compare_latency, cost
 from .data import find_function
 from .distill import open_run
-from .experiment import model_metadata
 from .runs import Config, Run, load_model, write_bytes, write_json
 from .student import HarModel
 
@@ -54,6 +53,14 @@ def trial_windows(
 # %% ../nbs/09_deploy.ipynb #a54824b5
 class ExportMismatch(RuntimeError):
     "An exported file does not compute what the model computes; the message says how they differ"
+
+    def __init__(
+        self,
+        message: str,
+        found: dict | None = None,  # What was measured, e.g. by `compare_decisions`
+    ):
+        super().__init__(message)
+        self.found = found or {}
 
 # %% ../nbs/09_deploy.ipynb #324004e1
 def _reason(error):
@@ -268,14 +275,13 @@ def deploy_run(
 ) -> dict:  # Largest differences, cost and latencies; the bundle is in `<run>/export/`
     "Export the student of a finished run, checked on held-out windows, and measure it"
     run = Run(cfg.run)
-    run_config, loader, ids, models = open_run(cfg.run)
+    _, loader, ids, models = open_run(cfg.run, purpose='export')
     model = models[cfg.arm]
     (name,) = model.inputs
     real = torch.cat([batch.x[name] for batch in loader.eval_batches(ids)])
-    about = model_metadata(loader, model, run_config, 0)
     folder = run / 'export'
     bundle = export_onnx(
-        model, about, folder, real, run=run.path.name, arm=cfg.arm, fold=None, seed=0
+        model, model.about, folder, real, run=run.path.name, arm=cfg.arm, fold=None, seed=0
     )
     data = (folder / 'model.onnx').read_bytes()
     found = dict(

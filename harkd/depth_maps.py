@@ -29,11 +29,11 @@ from harkd.runs import (
     Run,
     hash_config,
     processor,
-    read_json,
+    read_sealed,
     save_tensors,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader, Split
 from .teacher import as_array, make_rocket
@@ -314,7 +314,7 @@ def depth_rows(
     "Fit and evaluate all models on one fold; what was done before is read"
     here = Path(folder) / f'fold{split.fold}_seed{seed}'
     if (here / 'rows.json').exists():
-        return read_json(here / 'rows.json')
+        return read_sealed(here / 'rows.json')
     windows = split.windows
     part = 'test' if len(split.test) else 'val'
     ids = getattr(split, part)
@@ -340,7 +340,7 @@ def depth_rows(
     tensors = {name: torch.tensor(values) for name, values in by_model.items()}
     tensors |= {'y': torch.tensor(windows.y[ids]), 'ids': torch.tensor(ids)}
     save_tensors(here / 'scores.safetensors', tensors)
-    write_json(here / 'rows.json', rows)
+    write_sealed(here / 'rows.json', rows, ['scores.safetensors'])
     return rows
 
 # %% ../nbs/04g_depth_maps.ipynb #14508af5
@@ -355,7 +355,9 @@ def run_depth(
     ids = sorted({int(i) for split in splits for part in split.parts.values() for i in part})
     features = depth_features(cfg, recordings, windows, ids)
     name = path or cfg.run or f'depth-{cfg.dataset}-{hash_config(cfg)[:6]}'
-    run = Run(name, cfg, features.hash)
+    run = Run(name, cfg, features.hash, windows.record)
+    if run.finished:
+        return run
     tasks = [(cfg, run.path, features, split, s) for s in range(cfg.seeds) for split in splits]
     rows = sum(run_tasks(depth_rows, tasks, cfg.jobs, f'{cfg.dataset}: depth'), [])
     rows = [row for row in rows if not (row['seed'] and row['model'] == 'motion_maps')]

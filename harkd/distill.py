@@ -6,10 +6,11 @@
 __all__ = ['CORRUPTED_VIEW', 'ARMS', 'split_names', 'DistillConfig', 'StudentWithProjectors', 'DistillationLoss',
            'probe_features', 'distill', 'find_teacher', 'teacher_kind', 'untrained_teacher', 'train_teacher',
            'run_fold', 'check_methods', 'check_experiment', 'paired', 'run_name', 'run_distill', 'summary',
-           'plot_summary', 'open_run']
+           'plot_summary', 'open_run', 'short_training', 'soft_target_picture']
 
 # %% ../nbs/05_distill.ipynb #8e8c2b7c
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from .learned_losses import ReusedHead
 from .losses import soft_target_loss
 from .methods import FeaturePair, find_method, student_for
 from .metrics import mean_interval, scores, show_interval, sign_flip_test
-from .preprocess import Batch, Windows
+from .preprocess import Batch, Normalizer, Windows
 from .quantization_aware import FakeQuantize, quantization_aware_loss
 from harkd.runs import (
     Run,
@@ -47,16 +48,19 @@ from harkd.runs import (
     load_tensors,
     processor,
     read_json,
+    read_sealed,
+    run_files,
     save_tensors,
     set_seed,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
-from .split import BatchLoader, LeakError, step_seed
+from .split import BatchLoader, LeakError, held_out_subjects, step_seed
 from .student import Features, HarModel, make_student
 from .teacher import Ensemble, RocketTeacher, fit_rocket, make_teacher
-from .train import cross_entropy, predict, run_model, train
+from .train import accuracy, cross_entropy, predict, run_model, train
+from .widgets import Panel, Picture, bars, line
 
 # %% ../nbs/05_distill.ipynb #4a59dcc4
 def split_names(
@@ -287,6 +291,15 @@ def probe_features(
     )
 
 # %% ../nbs/05_distill.ipynb #1bee4d38
+def _check_unseen(who, trained_on, split):
+    "Raise where a model was trained on subjects whom a split holds out"
+    if leaked := held_out_subjects(split) & set(trained_on):
+        raise LeakError(
+            f'{who} was trained on {", ".join(sorted(leaked))}, whom this fold evaluates; '
+            'train it on the training part of this fold'
+        )
+
+
 def _check_models(student, teachers, methods, loader):
     "Raise where a model reads what the windows do not have, or the student does not fit SimKD"
     have = loader.split.windows.inputs
@@ -295,6 +308,8 @@ def _check_models(student, teachers, methods, loader):
             raise ValueError(
                 f"the {name} reads '{missing[0]}', the windows have: {', '.join(have)}"
             )
+    for teacher in teachers:
+        _check_unseen('the teacher', getattr(teacher, 'trained_on', ()), loader.split)
     if 'simkd' in methods and not isinstance(student, ReusedHead):
         raise ValueError(
             "simkd trains a student with its teacher's classifier: make it with "
@@ -352,7 +367,8 @@ def distill(
 ) -> list[dict]:  # One row an epoch of each stage: the loss and its parts
     """Train a student to follow a teacher; without methods, the same student alone.
 
-    Raises `ValueError` where method, student, teacher and windows do not fit together.
+    Raises `ValueError` where method, student, teacher and windows do not fit together, `LeakError`
+    where a teacher was trained on subjects whom the split holds out.
     """
     methods = cfg.methods if loss is None else split_names(loss)
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
@@ -382,15 +398,18 @@ def distill(
         history += _train_rounded(
             model, student, distillation_loss, loader, cfg, seed, file, progress
         )
+    student.trained_on = model.trained_on
     for file in filter(None, stage_files):
         file.unlink(missing_ok=True)
     return history
 
 # %% ../nbs/05_distill.ipynb #fa5c4efb
 def _check_teacher_data(folder, metadata, windows):
+    record = metadata.get('data_record') or {**windows.record}  # older teachers have none
     wanted = {
         'data set': (metadata['dataset'], windows.card.name),
         'data': (metadata['data_hash'], windows.hash),
+        'channels and units': (record.get('channels'), windows.record.get('channels')),
         'classes': (metadata['classes'], list(windows.classes)),
         'window': (metadata['length'], {i: windows.length.get(i) for i in metadata['inputs']}),
     }
@@ -402,15 +421,6 @@ def _check_teacher_data(folder, metadata, windows):
             )
 
 
-def _check_teacher_subjects(folder, metadata, split):
-    held_out = {subject for part in ('val', 'test') for subject in split.subjects(part)}
-    if leaked := held_out & set(metadata['trained_on']):
-        raise LeakError(
-            f"teacher '{folder}' was trained on {', '.join(sorted(leaked))}, "
-            'whom this fold evaluates'
-        )
-
-
 def _check_teacher_normalizer(folder, metadata, norm):
     for name, mean in metadata['normalizer']['mean'].items():
         if not np.allclose(mean, norm.mean[name]):
@@ -420,6 +430,17 @@ def _check_teacher_normalizer(folder, metadata, norm):
             )
 
 # %% ../nbs/05_distill.ipynb #017a6545
+def _teacher_folder(run, fold, seed):  # of another run; raises where it has none
+    root = Run(run).path
+    folder = root / f'fold{fold}_seed{seed}' / 'teacher'
+    if not (folder / 'harkd.json').exists():
+        raise FileNotFoundError(
+            f"run '{root}' has no teacher for fold {fold}, seed {seed} "
+            f'({folder.name} missing in {folder.parent.name})'
+        )
+    return folder
+
+
 def find_teacher(
     run: str | Path,  # Folder of a run
     loader: BatchLoader,  # Of the fold that the student is trained on
@@ -431,16 +452,10 @@ def find_teacher(
     Raises `FileNotFoundError` if there is none, `ValueError` if it was made from other data, and
     `LeakError` if it was trained on subjects whom this fold evaluates.
     """
-    root = Run(run).path
-    folder = root / f'fold{fold}_seed{seed}' / 'teacher'
-    if not (folder / 'harkd.json').exists():
-        raise FileNotFoundError(
-            f"run '{root}' has no teacher for fold {fold}, seed {seed} "
-            f'({folder.name} missing in {folder.parent.name})'
-        )
+    folder = _teacher_folder(run, fold, seed)
     model, metadata = load_model(folder)
     _check_teacher_data(folder, metadata, loader.split.windows)
-    _check_teacher_subjects(folder, metadata, loader.split)
+    _check_unseen(f"teacher '{folder}'", metadata['trained_on'], loader.split)
     _check_teacher_normalizer(folder, metadata, loader.norm)
     return model
 
@@ -600,7 +615,7 @@ def run_fold(
     here = folder / f'fold{fold}_seed{seed}'
     rows_file = here / 'rows.json'
     if rows_file.exists():
-        return read_json(rows_file)
+        return read_sealed(rows_file)
     loader = _fold_loader(cfg, fold)
     split = loader.split
 
@@ -613,13 +628,13 @@ def run_fold(
         models[arm] = _fold_student(cfg, here, loader, arm, teacher, seed, bar(arm))
     ids = split.test if cfg.final else split.val
     logits = {arm: predict(model, loader, ids) for arm, model in models.items()}
-    _save_predictions(here / 'predictions.safetensors', logits, split.windows, ids)
     rows = [
         _result_row(cfg, arm, model, logits[arm], split, ids, seed) for arm, model in models.items()
     ]
-    if cfg.final:
+    if cfg.final:  # before anything about test subjects is kept
         write_ledger(rows)
-    write_json(rows_file, rows)
+    _save_predictions(here / 'predictions.safetensors', logits, split.windows, ids)
+    write_sealed(rows_file, rows, [name for name in run_files(here) if name != 'rows.json'])
     return rows
 
 # %% ../nbs/05_distill.ipynb #0cda0065
@@ -753,7 +768,9 @@ def run_distill(
     Raises before anything is trained if the experiment cannot work (see `check_experiment`).
     """
     windows = check_experiment(cfg)
-    run = Run(path or run_name(cfg), cfg, windows.hash)
+    run = Run(path or run_name(cfg), cfg, windows.hash, windows.record)
+    if run.finished:
+        return run
     folds = _folds(cfg, experiment_splits(replace(cfg, fold=-1), windows))
     progress = cfg.jobs == 1 or 'HARKD_PROGRESS' in os.environ
     tasks = [(cfg, run.path, fold, seed, progress) for seed in range(cfg.seeds) for fold in folds]
@@ -836,14 +853,56 @@ def _saved_config(run):
     return DistillConfig(**{name: run.config[name] for name in known})
 
 
+def _saved_norm(abouts):  # of all models; never fitted again
+    mean, std, subjects = {}, {}, {}
+    for about in abouts:
+        mean |= about['normalizer']['mean']
+        std |= about['normalizer']['std']
+        subjects |= dict.fromkeys(about['trained_on'])
+    return Normalizer(mean, std, tuple(subjects))
+
+
+def _check_models_fit(run, split, abouts):
+    "Raise where classes or training subjects of a model are not those of the split"
+    windows = split.windows
+    wanted = {'classes': list(windows.classes)}
+    if windows.table.subject.notna().all():
+        wanted['trained_on'] = split.subjects('train')
+    for arm, about in abouts.items():
+        for name, value in wanted.items():
+            if about[name] != value:
+                raise ValueError(
+                    f"run '{run.path.name}': {name} of the {arm} is {about[name]}, "
+                    f'by the data it would be {value}'
+                )
+
+
+def _reopened_row(run, cfg, split, seed, n, purpose):  # of the ledger
+    return dict(
+        experiment='reopened',
+        dataset=split.windows.card.name,
+        protocol=split.protocol,
+        fold=split.fold,
+        model=cfg.student,
+        method=purpose,
+        seed=seed,
+        n=n,
+        config_hash=run.config['config_hash'],
+        data_hash=split.windows.hash,
+    )
+
+
 def open_run(
     run: str | Path,  # Folder of a finished run
     fold: int | None = None,  # None: the first of the run
     seed: int = 0,
+    purpose: str = 'opened',  # Why; for the ledger, where a run was evaluated on test subjects
 ) -> tuple[DistillConfig, BatchLoader, np.ndarray, dict[str, HarModel]]:
     """Configuration, loader, ids of the held-out windows, and models by arm, of a finished run.
 
-    Raises `ValueError` if the run is not finished or has no such fold and seed.
+    Normaliser, classes and training subjects are those of the run. Raises `ValueError` if the run
+    is not finished, has no such fold and seed, or was made from other data than there are now.
+    A run on test subjects leaves a row in the ledger before anything is returned.
     """
     run = Run(run)
     if not run.finished:
@@ -857,11 +916,72 @@ def open_run(
     if not here.is_dir():
         have = ', '.join(sorted(path.name for path in run.path.glob('fold*')))
         raise ValueError(f"run '{run.path.name}' has no fold {fold} with seed {seed}, only: {have}")
-    loader = _fold_loader(cfg, fold)
+    windows = experiment_windows(cfg)
+    run.check_data(windows.hash, windows.record)
+    split = experiment_splits(replace(cfg, fold=-1), windows)[fold]
+    ids = split.test if cfg.final else split.val
+    if cfg.final:
+        write_ledger([_reopened_row(run, cfg, split, seed, len(ids), purpose)])
     models = {
         arm: load_model(here / arm)[0] for arm in ARMS if (here / arm / 'harkd.json').exists()
     }
+    abouts = {arm: model.about for arm, model in models.items()}
+    if 'teacher' not in models:
+        abouts['teacher'] = read_json(_teacher_folder(cfg.teacher, fold, seed) / 'harkd.json')
+    _check_models_fit(run, split, abouts)
+    loader = BatchLoader(split, _saved_norm(abouts.values()), augment=cfg.augment)
     if 'teacher' not in models:
         models['teacher'] = find_teacher(cfg.teacher, loader, fold, seed)
-    ids = loader.split.test if cfg.final else loader.split.val
     return cfg, loader, ids, models
+
+# %% ../nbs/05_distill.ipynb #e48b31f5
+def short_training(
+    teacher: HarModel,
+    loader: BatchLoader,
+    inputs: str,  # Of the student
+    alpha: float = 0.7,
+    temperature: float = 3.0,
+    epochs: int = 3,
+    seed: int = 0,
+) -> tuple[list[dict], float]:  # History as of `distill`, and held-out accuracy
+    "A small student, taught for seconds"
+    set_seed(seed)
+    student = make_student('conv_8k', loader.split.windows, (inputs,))
+    cfg = DistillConfig(
+        alpha=alpha, temperature=temperature, epochs=epochs, lr=0.01, ema=0.9, mixup=0.0
+    )
+    history = distill(student, teacher, loader, cfg=cfg, seed=seed)
+    return history, accuracy(student, loader, loader.split.val)
+
+# %% ../nbs/05_distill.ipynb #9e59b191
+def soft_target_picture(
+    logits: Tensor,  # (n,k) of the teacher
+    classes: tuple[str, ...],
+    train_student: Callable,  # Function of alpha and temperature, like `short_training`
+    window: int = 0,  # Row of the logits
+    alpha: float = 0.7,
+    temperature: float = 3.0,
+) -> Picture:
+    "The teacher's probabilities for a window at a temperature, and a training with them"
+    plain, soft = (100 * (logits[window] / t).softmax(0) for t in (1.0, temperature))
+    history, right = train_student(alpha, temperature)
+    _, alone = train_student(0.0, temperature)
+    left = Panel(
+        (
+            bars(classes, plain, 'temperature 1', COLORS['control']),
+            bars(classes, soft, f'temperature {temperature:g}', COLORS['teacher']),
+        ),
+        '',
+        '',
+        'teacher probability (%)',
+        (0, 105),
+    )
+    parts = [k for k in history[0] if k not in ('epoch', 'lr', 'stage')]
+    colors = dict(loss=COLORS['time'], **{parts[1]: COLORS['control']})
+    epochs = [row['epoch'] for row in history]
+    curves = [
+        line(epochs, [row.get(k, np.nan) for row in history], k, colors.get(k, COLORS['teacher']))
+        for k in parts
+    ]
+    title = f'Held-out accuracy {right:.0%} with alpha {alpha:g}, {alone:.0%} without the teacher'
+    return Picture((left, Panel(tuple(curves), '', 'epoch', 'loss')), title, (1.3, 1))

@@ -26,13 +26,13 @@ from harkd.runs import (
     Run,
     hash_config,
     processor,
-    read_json,
+    read_sealed,
     save_model,
     save_tensors,
     set_seed,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import Split
 from .train import TrainConfig, cross_entropy, predict, run_model, train
@@ -171,7 +171,7 @@ def video_rows(
     "Train and evaluate all arms on one fold; what was done before is read"
     here = Path(folder) / f'fold{split.fold}_seed{seed}'
     if (here / 'rows.json').exists():
-        return read_json(here / 'rows.json')
+        return read_sealed(here / 'rows.json')
     clips = split.windows
     part = 'test' if len(split.test) else 'val'
     ids = getattr(split, part)
@@ -191,7 +191,7 @@ def video_rows(
     if cfg.final:
         write_ledger(rows)
     save_tensors(here / 'logits.safetensors', tensors)
-    write_json(here / 'rows.json', rows)
+    write_sealed(here / 'rows.json', rows, ['logits.safetensors'])
     return rows
 
 # %% ../nbs/05b_distill_video.ipynb #b8e0f829
@@ -203,6 +203,8 @@ def run_video_distill(
     check_fit(cfg)
     clips, splits = depth_clips(cfg)
     run = Run(path or cfg.run or f'video-{cfg.dataset}-{hash_config(cfg)[:6]}', cfg, clips.hash)
+    if run.finished:
+        return run
     rows = []
     for seed in range(cfg.seeds):
         for split in splits:

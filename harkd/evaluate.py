@@ -22,12 +22,12 @@ from harkd.runs import (
     Run,
     hash_config,
     processor,
-    read_json,
+    read_sealed,
     save_tensors,
     set_seed,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from harkd.split import (
     LEAKY,
@@ -38,6 +38,7 @@ from harkd.split import (
     leaky_split,
     loso_splits,
     official_split,
+    on_test_subjects,
 )
 from .student import HarModel, make_student
 from .train import cross_entropy, predict, train
@@ -94,12 +95,7 @@ def plot_ladder(rows: list[dict] | pd.DataFrame, ax=None):
     return ax
 
 # %% ../nbs/07_evaluate.ipynb #14b0b934
-def evaluate(
-    model: HarModel,
-    loader: BatchLoader,
-    part: str = 'val',  # 'val' | 'test' | 'train'
-) -> tuple[dict, pd.DataFrame]:  # Scores with Wilson's interval; predictions, one row a window
-    "Scores and predictions of a model on one part of a split; a part it lacks raises ValueError"
+def _evaluate_part(model, loader, part):  # and leave the ledger to the caller
     if part not in loader.split.parts:
         raise ValueError(f"this split has no part '{part}', only: {', '.join(loader.split.parts)}")
     ids = loader.split.parts[part]
@@ -121,6 +117,38 @@ def evaluate(
         'confidence': logits.softmax(1).amax(1).numpy(),
     }
     return result, pd.DataFrame(predictions)
+
+
+def _evaluation_row(model, split, result):  # of the ledger; what a model without a folder lacks
+    about = getattr(model, 'about', None) or {}
+    return dict(
+        experiment='evaluate',
+        dataset=split.windows.card.name,
+        protocol=split.protocol,
+        fold=split.fold,
+        model=type(model).__name__,
+        arm=about.get('part', ''),
+        seed=about.get('seed', ''),
+        n=result['n'],
+        accuracy=result['accuracy'],
+        config_hash=about.get('config_hash', ''),
+        data_hash=split.windows.hash,
+    )
+
+
+def evaluate(
+    model: HarModel,
+    loader: BatchLoader,
+    part: str = 'val',  # 'val' | 'test' | 'train'
+) -> tuple[dict, pd.DataFrame]:  # Scores with Wilson's interval; predictions, one row a window
+    """Scores and predictions of a model on one part of a split; a part it lacks raises ValueError.
+
+    Where the part has official test subjects, a row of the ledger is written first.
+    """
+    result, predictions = _evaluate_part(model, loader, part)
+    if on_test_subjects(loader.split.windows, loader.split.parts[part]):
+        write_ledger([_evaluation_row(model, loader.split, result)])
+    return result, predictions
 
 # %% ../nbs/07_evaluate.ipynb #cda38fe7
 def per_subject(
@@ -239,18 +267,18 @@ def run_rung(
     "Train and test one model under one protocol"
     here = folder / f'{rung}_fold{fold}_seed{seed}'
     if (here / 'row.json').exists():
-        return read_json(here / 'row.json')
+        return read_sealed(here / 'row.json')
     split = rung_splits(cfg, rung, seed)[fold]
     loader = BatchLoader.fit(split, augment=cfg.augment)
     checkpoint = here / 'checkpoint.safetensors'
     model = _train_on(cfg, split, loader, seed, checkpoint)
-    result, predictions = evaluate(model, loader, 'test')
+    result, predictions = _evaluate_part(model, loader, 'test')
+    row = _rung_row(cfg, rung, seed, split, model, result)
+    if cfg.final:  # before anything about test subjects is kept
+        write_ledger([row])
     _save_rung_predictions(here / 'predictions.safetensors', predictions, split.test)
     checkpoint.unlink(missing_ok=True)
-    row = _rung_row(cfg, rung, seed, split, model, result)
-    if cfg.final:
-        write_ledger([row])
-    write_json(here / 'row.json', row)
+    write_sealed(here / 'row.json', row, ['predictions.safetensors'])
     return row
 
 # %% ../nbs/07_evaluate.ipynb #4cf5421e
@@ -265,7 +293,9 @@ def run_ladder(
     # a model that cannot be built is an error before anything is trained
     make_student(cfg.student, windows, experiment_inputs(cfg, windows.card)[0])
     name = cfg.run or f'ladder-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}'
-    run = Run(path or name, cfg, windows.hash)
+    run = Run(path or name, cfg, windows.hash, windows.record)
+    if run.finished:
+        return run
     tasks = []
     for seed in range(cfg.seeds):
         for rung in rungs:

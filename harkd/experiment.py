@@ -9,7 +9,7 @@ __all__ = ['AUGMENT_FIELDS', 'RANGES', 'SPLITS', 'COSTS', 'DataConfig', 'FitConf
 
 # %% ../nbs/02f_experiment.ipynb #7ef979ac
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,15 +20,17 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from .augment import Augment, with_virtual
-from .data import DatasetCard, load_dataset
+from .data import DatasetCard, data_root, dataset_card, load_dataset
 from .metrics import mean_interval
 from .preprocess import Windows, cut_windows
 from harkd.runs import (
     Config,
+    DamagedFile,
     added_field,
     check_choice,
     check_positive,
     check_range,
+    hash_computation,
     hash_config,
     load_model,
     save_model,
@@ -41,6 +43,7 @@ from harkd.split import (
     kfold_splits,
     loso_splits,
     official_split,
+    published_subjects,
 )
 from .train import TrainConfig
 
@@ -63,6 +66,9 @@ class DataConfig(Config):
 
     def __post_init__(self):
         check_range(self, 'folds', 2)
+        if self.data_root:  # a run stays the same wherever it is opened from
+            absolute = str(Path(self.data_root).expanduser().absolute())
+            object.__setattr__(self, 'data_root', absolute)
 
 # %% ../nbs/02f_experiment.ipynb #7791f370
 AUGMENT_FIELDS = (
@@ -176,8 +182,18 @@ def experiment_inputs(
     return student, teacher
 
 # %% ../nbs/02f_experiment.ipynb #ef0c0004
+def _files_state(cfg):  # names, sizes and times of the files of a data set
+    root = data_root(dataset_card(cfg.dataset), cfg.data_root)
+    state = [str(root)]
+    for folder, _, names in os.walk(root):
+        for name in sorted(names):
+            facts = os.stat(os.path.join(folder, name))
+            state.append((folder, name, facts.st_size, facts.st_mtime_ns))
+    return hash(tuple(sorted(map(str, state))))
+
+
 @lru_cache(maxsize=4)
-def _windows(cfg, virtual, data_path):  # data_path only tells caches of several folders apart
+def _windows(cfg, virtual, files):  # files only tells what was cached before an edit apart
     data = load_dataset(cfg.dataset, cfg.data_root)
     if virtual:
         data = with_virtual(data, nan=cfg.nan)
@@ -191,42 +207,45 @@ def _windows(cfg, virtual, data_path):  # data_path only tells caches of several
         tuple(dict.fromkeys(inputs)),
         stride_s=cfg.stride_s or None,
         nan=cfg.nan,
+        release=True,
         **size,
     )
 
 
 def experiment_windows(cfg: DataConfig) -> Windows:
-    "The windows of an experiment; cached, as long as the data parameters stay the same"
+    "The windows of an experiment; cached, as long as data parameters and files stay the same"
     choices = ('dataset', 'data_root', 'student_inputs', 'teacher_inputs')
     sizes = ('window_s', 'stride_s', 'nan')
     data_config = DataConfig(**{k: getattr(cfg, k) for k in (*choices, *sizes)})
     virtual = bool(getattr(cfg, 'virtual', 0.0))
-    return _windows(data_config, virtual, os.environ.get('HARKD_DATA'))
+    return _windows(data_config, virtual, _files_state(data_config))
 
 # %% ../nbs/02f_experiment.ipynb #ef0c0006
 def _auto_split(cfg, windows):
-    card = windows.card
+    train, test = published_subjects(windows)
     named = windows.table.subject.notna().all()
-    if card.test_subjects and (cfg.final or not named):
+    if test and (cfg.final or not named):
         return 'official'
-    return 'dev_loso' if card.train_subjects else 'subject_kfold'
+    return 'dev_loso' if train else 'subject_kfold'
 
 
-def _check_split(kind, cfg, card):  # test subjects are evaluated with `final`, and only with it
+def _check_split(kind, cfg, windows):  # test subjects are evaluated with `final`, and only with it
     if kind in ('official', 'loso') and not cfg.final:
         raise ValueError(
-            f"split '{kind}' evaluates test subjects; say so with final=True (-p final True), "
-            "or use 'dev_loso' or 'subject_kfold'"
+            f"split '{kind}' evaluates test subjects: develop with 'dev_loso', or 'subject_kfold' "
+            'where none are published; for the one evaluation at the end, '
+            'say so with final=True (-p final True)'
         )
     if kind == 'dev_loso' and cfg.final:
         raise ValueError(
             'final=True evaluates test subjects, which dev_loso does not touch; '
             "use split 'official' or 'loso'"
         )
-    if kind == 'subject_kfold' and card.test_subjects and not cfg.final:
+    if kind == 'subject_kfold' and published_subjects(windows)[1] and not cfg.final:
         raise ValueError(
-            f'subject_kfold would evaluate test subjects of {card.name}; '
-            "use 'dev_loso', or say final=True"
+            f'subject_kfold would evaluate test subjects of {windows.card.name}, '
+            'and train on them; '
+            "use 'dev_loso', which does neither"
         )
 
 
@@ -245,10 +264,11 @@ SPLITS = {
 
 def experiment_splits(cfg: DataConfig, windows: Windows) -> list[Split]:  # One, if `fold` names it
     "The folds of an experiment; a split that `final` does not allow raises ValueError"
+    published_subjects(windows)  # a subject in both lists raises, whatever the split
     kind = _auto_split(cfg, windows) if cfg.split == 'auto' else cfg.split
     if kind not in SPLITS:
         raise ValueError(f"unknown split '{kind}', choose one of: auto, {', '.join(SPLITS)}")
-    _check_split(kind, cfg, windows.card)
+    _check_split(kind, cfg, windows)
     splits = SPLITS[kind](cfg, windows)
     if not -1 <= cfg.fold < len(splits):
         raise ValueError(f'fold must be -1 (all) or in [0,{len(splits)}), got {cfg.fold}')
@@ -267,7 +287,7 @@ def model_metadata(
     named = windows.table.subject.notna().all()
     statistics = {
         k: {i: values[i] for i in model.inputs if i in values}
-        for k, values in asdict(loader.norm).items()
+        for k, values in (('mean', loader.norm.mean), ('std', loader.norm.std))
     }
     return dict(
         inputs=list(model.inputs),
@@ -281,6 +301,7 @@ def model_metadata(
         normalizer=statistics,
         dataset=card.name,
         data_hash=windows.hash,
+        data_record={k: v for k, v in windows.record.items() if k != 'facts'},
         config_hash=hash_config(cfg),
         seed=seed,
         protocol=split.protocol,
@@ -289,6 +310,16 @@ def model_metadata(
     )
 
 # %% ../nbs/02f_experiment.ipynb #ef0c0007
+def _check_belongs(about, folder, expected):
+    "Raise unless a model that is already there was trained for this part of this run"
+    for name, wanted in expected.items():
+        if name in about and about[name] != wanted:  # older models say less
+            raise DamagedFile(
+                f'{folder} holds the model of another part or run: its {name} is {about[name]}, '
+                f'here it must be {wanted}; move the folder elsewhere and start the run again'
+            )
+
+
 def load_or_train(
     folder: str | Path,  # Of the model
     make,  # Function without arguments to a model
@@ -299,8 +330,16 @@ def load_or_train(
 ):  # A trained model
     "Load a model, or build and train it, and write its folder"
     folder = Path(folder)
+    split = loader.split
+    named = split.windows.table.subject.notna().all()
+    origin = {'part': folder.name, 'computation': hash_computation(cfg)}
     if (folder / 'harkd.json').exists():
-        return load_model(folder)[0]
+        model, about = load_model(folder)
+        expected = {**origin, 'seed': seed, 'data_hash': split.windows.hash}
+        if named:
+            expected['trained_on'] = split.subjects('train')
+        _check_belongs(about, folder, expected)
+        return model
     set_seed(seed)
     model = make()
     checkpoint = folder / 'checkpoint.safetensors'
@@ -308,7 +347,7 @@ def load_or_train(
     folder.mkdir(parents=True, exist_ok=True)
     if history:
         pd.DataFrame(history).to_csv(folder / 'history.csv', index=False)
-    save_model(model, folder, **model_metadata(loader, model, cfg, seed))
+    save_model(model, folder, **model_metadata(loader, model, cfg, seed), **origin)
     checkpoint.unlink(missing_ok=True)
     return model
 

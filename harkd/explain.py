@@ -40,11 +40,11 @@ from harkd.runs import (
     Run,
     hash_config,
     load_tensors,
-    read_json,
+    read_sealed,
     save_tensors,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader
 from .train import predict
@@ -332,7 +332,7 @@ def explain_run(cfg: ExplainConfig) -> dict:
     if cfg.windows < 1:
         raise ValueError(f'windows must be at least 1, got {cfg.windows}')
     run = Run(cfg.run)
-    _, loader, ids, models = open_run(cfg.run)
+    _, loader, ids, models = open_run(cfg.run, purpose='explanations')
     windows = loader.split.windows
     batch = _confident_batch(cfg, run, loader, ids, models)
     (name,) = models['distilled'].inputs
@@ -354,7 +354,7 @@ def explain_run(cfg: ExplainConfig) -> dict:
         windows=sentences,
     )
     save_tensors(run / 'explain' / 'attributions.safetensors', tensors)
-    write_json(run / 'explain' / 'explain.json', found)
+    write_sealed(run / 'explain' / 'explain.json', found, ['attributions.safetensors'])
     return found
 
 # %% ../nbs/08_explain.ipynb #b6eb414b
@@ -368,7 +368,7 @@ def plot_run_explanation(
 
     run = run if isinstance(run, Run) else Run(run)
     tensors, _ = load_tensors(run / 'explain' / 'attributions.safetensors')
-    found = read_json(run / 'explain' / 'explain.json')
+    found = read_sealed(run / 'explain' / 'explain.json')
     channels = tuple(found['channels'])
     n = len(channels)
     fig, axs = plt.subplots(n, 2, figsize=(9, 0.7 * n + 0.6), sharex=True, squeeze=False)
@@ -546,7 +546,7 @@ def study_fold(
         maps, about = load_tensors(file)
         if about['config'] == config_hash:
             return pd.DataFrame(about['rows'], columns=SCORE_COLUMNS), maps
-    run_config, loader, ids, models = open_run(cfg.run, fold, seed)
+    run_config, loader, ids, models = open_run(cfg.run, fold, seed, 'explanations')
     windows = loader.split.windows
     batch = next(loader.eval_batches(first_windows(loader, ids, cfg.trials), len(ids)))
     subjects = windows.table.subject.iloc[batch.ids.numpy()].astype(str).to_numpy()
@@ -802,7 +802,7 @@ def study_attention(
     rows = []
     for path in sorted(Run(cfg.run).path.glob('fold*_seed*')):
         fold, seed = _fold_and_seed(path)
-        _, loader, ids, models = open_run(cfg.run, fold, seed)
+        _, loader, ids, models = open_run(cfg.run, fold, seed, 'explanations')
         batch = next(loader.eval_batches(first_windows(loader, ids, cfg.trials), len(ids)))
         facts = dict(
             seed=seed,
@@ -950,7 +950,7 @@ def write_study(
     maps: dict,  # From `study_run`
 ) -> dict[str, pd.DataFrame]:  # 'scores', 'proof', 'classes', 'looks', 'missed', 'attention'
     "The non-empty tables of a study; written to nbs/results where the configuration names them"
-    _, loader, _, models = open_run(cfg.run)
+    _, loader, _, models = open_run(cfg.run, purpose='explanations')
     windows = loader.split.windows
     (name,) = models['distilled'].inputs
     channels = windows.channels(name)
@@ -978,7 +978,7 @@ def show_study(
         return {}, []
     scores, maps = study_run(cfg)
     tables = write_study(cfg, scores, maps)
-    _, loader, _, models = open_run(cfg.run)
+    _, loader, _, models = open_run(cfg.run, purpose='explanations')
     windows = loader.split.windows
     (name,) = models['distilled'].inputs
     unit = '%' if windows.card.whole else 's'

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['ARM_NAMES', 'ExplorerData', 'find_run', 'load_explorer_data', 'slide_range', 'slide_window', 'ExplorerState',
            'ModelOptions', 'model_options', 'adapt_state', 'hide_stretch', 'WindowView', 'compute_view',
-           'attribution_figure', 'make_controls', 'ControlPanel', 'redraw', 'AttributionExplorer', 'explore']
+           'attribution_figure', 'make_controls', 'ControlPanel', 'AttributionExplorer', 'explore']
 
 # %% ../nbs/08a_explore.ipynb #36b38e4a
 import html
-import importlib
 import os
 import textwrap
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from .runs import repo_root
 from .split import BatchLoader
 from .student import HarModel
 from .synth import BONES, SKELETON
+from .widgets import extra_package, redraw
 
 # %% ../nbs/08a_explore.ipynb #d66e846c
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def load_explorer_data(
 ) -> ExplorerData:
     "The models of a run and its windows; ValueError for a run that is not finished"
     run = Path(run).absolute() if Path(run).is_dir() else Path(run)
-    _, loader, ids, models = open_run(run, fold, seed)
+    _, loader, ids, models = open_run(run, fold, seed, 'explorer')
     by_arm = {a: models[a] for a in ('distilled', 'control', 'teacher') if a in models}
     return ExplorerData(loader, by_arm, np.asarray(ids), run.name)
 
@@ -452,14 +452,6 @@ def compute_view(s: ExplorerState) -> WindowView:
     )
 
 # %% ../nbs/08a_explore.ipynb #5c02a872
-def _extra(module):  # a package of the extra `explore`, or how to install it
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.split('.')[0]
-        raise ImportError(f"the explorer needs {package}: pip install 'harkd[explore]'") from None
-
-
 ARM_NAMES = {'distilled': 'distilled student', 'control': 'student alone', 'teacher': 'teacher'}
 _TITLE, _FONT, _SMALL = 15, 12, 11  # px; nothing is smaller
 _CHARACTER = 0.58  # Width of a character in units of its size, rounded up
@@ -873,7 +865,7 @@ def attribution_figure(
     width: int = 0,  # Pixels; 0: 960
 ) -> 'plotly.graph_objects.Figure':  # noqa: F821 - plotly is imported when it is needed
     "Signals over their attribution, shares, recording, probabilities, and the body if there is one"
-    go = _extra('plotly.graph_objects')
+    go = extra_package('plotly.graph_objects')
     v = view or compute_view(s)
     panels = _layout_panels(s, v, width or 960)
     draw = [_signals_panel, _share_panel, _recording_panel, _probability_panel]
@@ -936,7 +928,7 @@ _TOOLTIPS = {
 
 def make_controls(data: ExplorerData) -> dict:  # Widgets by name
     "One control for each choice"
-    w = _extra('ipywidgets')
+    w = extra_package('ipywidgets')
     style = dict(description_width='88px')
     narrow, wide = w.Layout(width='290px'), w.Layout(width='440px')
     number = dict(layout=wide, style=style, continuous_update=True)
@@ -1139,23 +1131,6 @@ def _set_range(slider, low, high):  # in an order in which the least never excee
     slider.min = low
     slider.max = high
 
-# %% ../nbs/08a_explore.ipynb #e6e5a603
-def redraw(
-    widget,  # plotly FigureWidget
-    figure,  # Figure with as many traces of the same types
-):
-    "Replace data and layout of a figure that is on the page"
-    shown = widget.layout.to_plotly_json()
-    wanted = figure.layout.to_plotly_json()
-    with widget.batch_update():
-        for old, new in zip(widget.data, figure.data):
-            for key, value in new.to_plotly_json().items():
-                if key not in ('type', 'mode', 'xaxis', 'yaxis', 'orientation'):
-                    old[key] = value
-        for key, value in wanted.items():
-            if key not in ('template', 'selections') and shown.get(key) != value:
-                widget.layout[key] = value
-
 # %% ../nbs/08a_explore.ipynb #a5690010
 _MEASURE = """
 export default {
@@ -1177,7 +1152,7 @@ export default {
 
 
 def _width_probe():  # an empty widget as wide as the page; its trait `width` follows in pixels
-    anywidget, traitlets = _extra('anywidget'), _extra('traitlets')
+    anywidget, traitlets = extra_package('anywidget'), extra_package('traitlets')
 
     class WidthProbe(anywidget.AnyWidget):
         _esm = _MEASURE
@@ -1211,7 +1186,7 @@ class AttributionExplorer:
         seed: int = 0,
         data: ExplorerData | None = None,  # Instead of a run
     ):
-        w = _extra('ipywidgets')
+        w = extra_package('ipywidgets')
         self.panel, self.probe = None, _width_probe()
         self.message, self.card = w.HTML(), w.HTML()
         self.body = w.HBox(layout=w.Layout(flex_flow='row wrap', overflow='visible'))
@@ -1305,7 +1280,7 @@ class AttributionExplorer:
             pane.layout.display = None if k < len(figures) else 'none'
 
     def _add_figure(self, figure):
-        w, go = _extra('ipywidgets'), _extra('plotly.graph_objects')
+        w, go = extra_package('ipywidgets'), extra_package('plotly.graph_objects')
         widget = go.FigureWidget(figure)
         widget._config = {**widget._config, 'displayModeBar': False}  # it would cover the title
         widget.layout.on_change(lambda *_: self._on_drag(widget), 'selections')

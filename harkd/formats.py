@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'RUNTIMES', 'ARMS', 'MARKS', 'out_of_fold', 'calibrate', 'ExportedFile', 'make_files', 'TrainedModel',
-           'open_trained', 'model_card', 'export', 'check_bundle', 'FormatsConfig', 'format_rows', 'format_table',
-           'plot_pareto', 'cost_table']
+           'open_trained', 'ExportAttempt', 'export_attempts', 'attempt_export', 'model_card', 'export', 'check_bundle',
+           'FormatsConfig', 'format_rows', 'format_table', 'plot_pareto', 'cost_table']
 
 # %% ../nbs/09f_formats.ipynb #e0dd7261
 import importlib.util
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -34,11 +34,13 @@ from harkd.deploy import (
     trial_windows,
 )
 from .distill import DistillConfig, open_run
-from .experiment import model_metadata
 from .metrics import calibration_error, fit_temperature, scores, show_interval
 from .microcontroller import c_array, run_micro
 from harkd.quantize import (
     LIMITS,
+    MARGIN,
+    WITH_MARGIN,
+    adapt_to_int8,
     check_decisions,
     held_out_windows,
     onnx_fp16,
@@ -53,7 +55,6 @@ from harkd.runs import (
     load_tensors,
     processor,
     write_bytes,
-    write_json,
     write_ledger,
     write_results,
 )
@@ -127,9 +128,18 @@ class ExportedFile:
     precision: str  # One of `LIMITS`
     data: bytes
     runner: object  # (n,t,c) to (n,k)
-    gap: float  # Largest difference of a logit on held-out windows
-    same: float  # Share of same decisions
+    found: dict  # On held-out windows, see `compare_decisions`
     weight_bytes: int
+
+    @property
+    def gap(self) -> float:
+        "Largest difference of a logit on held-out windows"
+        return self.found['gap']
+
+    @property
+    def same(self) -> float:
+        "Share of same decisions on held-out windows"
+        return self.found['same']
 
 # %% ../nbs/09f_formats.ipynb #d5bd85aa
 def _check_extremes(runner, x, what):
@@ -192,6 +202,15 @@ def _open_file(format, precision, maker, threads):
     return data, runner
 
 
+def _checked_file(format, precision, maker, threads, model, trial, x, y):
+    "A file that agrees with a model; raises `ExportMismatch`"
+    data, runner = _open_file(format, precision, maker, threads)
+    what = RUNTIMES[format][0]
+    found = _agree(data, runner, model, trial, x, y, format, precision, what)
+    weights = weight_bytes(data) if format == 'onnx' else tflite_weight_bytes(data)
+    return ExportedFile(format, precision, data, runner, found, weights)
+
+
 def make_files(
     model: HarModel,
     shape: tuple[int, int],  # (t,c) of a window
@@ -215,16 +234,9 @@ def make_files(
             refused |= {f'tflite {p}': str(e) for p in precisions}
     for (format, precision), maker in makers.items():
         try:
-            data, runner = _open_file(format, precision, maker, threads)
-            what = RUNTIMES[format][0]
-            found = _agree(data, runner, model, trial, x, y, format, precision, what)
+            made.append(_checked_file(format, precision, maker, threads, model, trial, x, y))
         except ExportMismatch as e:
             refused[f'{format} {precision}'] = str(e)
-            continue
-        weights = weight_bytes(data) if format == 'onnx' else tflite_weight_bytes(data)
-        made.append(
-            ExportedFile(format, precision, data, runner, found['gap'], found['same'], weights)
-        )
     return made, refused
 
 # %% ../nbs/09f_formats.ipynb #0780e96f
@@ -251,15 +263,68 @@ def open_trained(
     arm: str = 'distilled',  # 'distilled' | 'control'
     fold: int | None = None,  # None: the first that was run
     seed: int = 0,
+    purpose: str = 'opened',  # Why, for the ledger; see `open_run`
 ) -> TrainedModel:
     "A model of a run, its held-out windows, and windows to calibrate int8 on"
-    cfg, loader, ids, models = open_run(run, fold, seed)
+    cfg, loader, ids, models = open_run(run, fold, seed, purpose)
     model = models[arm]
     (name,) = model.inputs
     x, y = held_out_windows(loader, ids, name)
     training = [batch.x[name] for batch in loader.eval_batches(loader.split.train)]
-    about = model_metadata(loader, model, cfg, seed)
-    return TrainedModel(cfg, loader, ids, model, about, x, y, torch.cat(training))
+    return TrainedModel(cfg, loader, ids, model, model.about, x, y, torch.cat(training))
+
+# %% ../nbs/09f_formats.ipynb #d962e6d6
+class ExportAttempt(NamedTuple):
+    "One way to a smaller file"
+
+    way: str  # In words
+    model: HarModel  # Of which the file is made
+    calibration: Tensor  # (n,t,c) windows of training subjects
+    precision: str  # One of `LIMITS`
+
+
+def _more_calibration(trained):
+    "The training windows, and an augmented copy of each"
+    loader, ids = trained.loader, trained.loader.split.train
+    augment = replace(loader.augment, mixup=0.0)
+    generator = torch.Generator().manual_seed(1)
+    (name,) = trained.model.inputs
+    parts = np.array_split(ids, -(-len(ids) // 512))
+    copies = [augment.windows(loader.split.windows, p, loader.norm, generator, 0.5) for p in parts]
+    return torch.cat([trained.calibration, *(batch.x[name] for batch in copies)])
+
+
+def export_attempts(
+    trained: TrainedModel,
+    precision: str,  # One of `LIMITS`
+    progress: str = '',  # Name on the bar of a further training; empty: no bar
+):  # Yields `ExportAttempt`, each made when it is asked for
+    "What to try in turn until a file is accepted"
+    model, calibration = trained.model, trained.calibration
+    yield ExportAttempt('as it is', model, calibration, precision)
+    if precision not in WITH_MARGIN:
+        return
+    if precision == 'int8':
+        more = _more_calibration(trained)
+        yield ExportAttempt('more calibration windows', model, more, precision)
+    adapted = adapt_to_int8(model, trained.loader, progress=progress)
+    yield ExportAttempt('quantisation-aware passes', adapted, calibration, precision)
+    yield ExportAttempt('fp16', model, calibration, 'fp16')
+
+# %% ../nbs/09f_formats.ipynb #4252c7c3
+def attempt_export(
+    trained: TrainedModel,
+    attempt: ExportAttempt,
+    format: str,  # One of `FORMATS`
+    log: str | Path | None = None,  # Where to keep what the converters print
+) -> ExportedFile:
+    "The file of an attempt; raises `ExportMismatch` if it is not as good as the model of the run"
+    made_of = attempt.model, trained.shape, attempt.calibration, (attempt.precision,)
+    is_onnx = format == 'onnx'
+    makers = _onnx_makers(*made_of) if is_onnx else _tflite_makers(*made_of, log)
+    ((key, maker),) = makers.items()
+    trial = trial_windows(trained.model, trained.shape, trained.x)
+    return _checked_file(*key, maker, 1, trained.model, trial, trained.x, trained.y)
 
 # %% ../nbs/09f_formats.ipynb #d0c0c6d6
 def _card_use(bundle):
@@ -297,6 +362,12 @@ def _card_table(run, bundle, model, arm):
         f'same decisions as the model, {bundle["windows_checked"]:,} windows': (
             f'{bundle["same_decisions"]:.2%}'
         ),
+        f'the same, among the {bundle["decided_with_margin"]:.1%} that the model decided with a '
+        f'margin of {bundle["margin"]} or more': f'{bundle["same_with_margin"]:.2%}',
+        'accuracy on these windows, model and file': (
+            f'{bundle["accuracy_model"]:.2%}, {bundle["accuracy_file"]:.2%}'
+        ),
+        'way to this file': bundle['way'],
         f'expected calibration error, before and after temperature {temperature}': calibration,
     }
 
@@ -401,6 +472,54 @@ def _replace_folder(folder, files):
     fresh.rename(folder)
 
 # %% ../nbs/09f_formats.ipynb #65efe4d5
+_WAYS = 'more calibration windows, quantisation-aware passes (chapter 02g), fp16'
+
+
+def _accepted(trained, format, precision, until_accepted, c, log):
+    "The first attempt that is accepted, its file, and why the ones before it were refused"
+    refused = {}
+    for attempt in export_attempts(trained, precision, until_accepted and 'int8'):
+        if c and attempt.precision == 'fp16':
+            break
+        try:
+            return attempt, attempt_export(trained, attempt, format, log), refused
+        except ExportMismatch as e:
+            refused[attempt.way] = str(e)
+        if not until_accepted:
+            break
+    if until_accepted:
+        reasons = '; '.join(f'{way}: {reason}' for way, reason in refused.items())
+        raise ExportMismatch(f'nothing was accepted: {reasons}')
+    (reason,) = refused.values()
+    hint = f'. Next: export --until-accepted (until_accepted=True) tries in turn: {_WAYS}'
+    raise ExportMismatch(reason + (hint if precision in WITH_MARGIN else ''))
+
+
+def _describe_agreement(attempt, file, refused):
+    "What bundle.json says about how the file was made, and how it agrees with its model"
+    found = file.found
+    return dict(
+        largest_difference=found['gap'],
+        same_decisions=found['same'],
+        margin=MARGIN,
+        decided_with_margin=found['sure'],
+        same_with_margin=found['same_sure'],
+        accuracy_model=found['accuracy_model'],
+        accuracy_file=found['accuracy_file'],
+        windows_checked=found['windows'],
+        way=attempt.way,
+        refused=refused,
+    )
+
+
+def _bundle_folder(run, folder, name):
+    "Where to write; an existing folder must be empty, or a bundle"
+    folder = Path(folder or run / 'export' / name)
+    if folder.exists() and any(folder.iterdir()) and not (folder / 'bundle.json').exists():
+        raise FileExistsError(f"'{folder}' is not empty and not a bundle; name another folder")
+    return folder
+
+
 def export(
     run: str | Path,  # A finished distillation run
     folder: str | Path = '',  # Of the bundle; empty: <run>/export/<arm>-<format>-<precision>
@@ -411,35 +530,28 @@ def export(
     seed: int = 0,
     calibrate_on: str | Path = '',  # A development run of the same student; empty: this; or 'none'
     c: bool = False,  # Also a C array, for int8 TFLite, tried under TFLM
+    until_accepted: bool = False,  # Where int8 is refused, go on as `export_attempts` says
 ) -> Path:  # The bundle
     "Write a bundle that agrees with its model, or raise and leave everything as it was"
     _check_choices(format, precision, arm, c)
     run = Run(run)
-    trained = open_trained(run.path, arm, fold, seed)
+    trained = open_trained(run.path, arm, fold, seed, f'export {format} {precision}')
     numbers = [f'-{key}{value}' for key, value in (('fold', fold), ('seed', seed)) if value]
     name = '-'.join([arm, format, precision]) + ''.join(numbers)
-    folder = Path(folder or run / 'export' / name)
-    if folder.exists() and any(folder.iterdir()) and not (folder / 'bundle.json').exists():
-        raise FileExistsError(f"'{folder}' is not empty and not a bundle; name another folder")
+    folder = _bundle_folder(run, folder, name)
     calibration = _calibration(run, trained.cfg, calibrate_on, arm)
     log = run / 'export' / f'{name}.log' if format == 'tflite' else None
-    data = trained.model, trained.shape, trained.calibration, trained.x, trained.y
-    made, refused = make_files(*data, (format,), (precision,), log=log)
-    if refused:
-        raise ExportMismatch(next(iter(refused.values())))
-    (file,) = made
+    attempt, file, refused = _accepted(trained, format, precision, until_accepted, c, log)
     bundle = describe(
         trained.about,
         file.data,
         f'model.{format}',
         format,
-        precision,
+        attempt.precision,
         temperature=calibration.get('temperature', 1.0),
         threshold=calibration.get('threshold', 0.0),
         calibration=calibration,
-        largest_difference=file.gap,
-        same_decisions=file.same,
-        windows_checked=len(trained.x),
+        **_describe_agreement(attempt, file, refused),
         run=run.path.name,
         arm=arm,
         fold=fold,
@@ -466,7 +578,8 @@ def check_bundle(
     bundle = Bundle(folder)
     about = bundle.about
     path = Run(run or about['run']).path
-    trained = open_trained(path, about['arm'], about['fold'], about['seed'])
+    purpose = f'check {about["format"]} {about["precision"]}'
+    trained = open_trained(path, about['arm'], about['fold'], about['seed'], purpose)
     return _agree(
         (Path(folder) / about['file']).read_bytes(),
         bundle.logits,
@@ -582,7 +695,7 @@ def format_rows(
     for name in cfg.listed('run'):
         run = Run(name)
         for fold, seed in _folds_and_seeds(run, cfg.seeds):
-            trained = open_trained(run.path, cfg.arm, fold, seed)
+            trained = open_trained(run.path, cfg.arm, fold, seed, 'formats')
             made, reasons = make_files(
                 trained.model,
                 trained.shape,
@@ -683,7 +796,7 @@ def cost_table(
     "Parameters, multiply-accumulates and peak activations of the students of runs"
     table = []
     for name in runs:
-        cfg, loader, ids, models = open_run(name)
+        cfg, loader, ids, models = open_run(name, purpose='cost')
         model = models[arm]
         x = next(loader.eval_batches(ids[:1])).x[model.inputs[0]]
         peak = peak_activations(onnx_bytes(model, tuple(x.shape[1:]), batch=1))

@@ -824,7 +824,7 @@ def _write_study(folder, guess):
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r'\W+', '_', folder.resolve().name)
     name = f'{name}_study' if name in DATASETS else name
-    guess.manifest = {'name': name, **guess.manifest, 'guessed': guess.guessed}
+    guess.manifest = {'name': name, **guess.manifest, 'folds': 'windows', 'guessed': guess.guessed}
     table = guess.recordings.copy()
     for column in [c for c in table if c.startswith('file')]:
         table[column] = [

@@ -29,11 +29,11 @@ from harkd.runs import (
     Run,
     hash_config,
     processor,
-    read_json,
+    read_sealed,
     renamed_field,
     set_seed,
-    write_json,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader, Split, by_subject
 from .student import make_student
@@ -162,7 +162,7 @@ def run_point(
     "Train on n subjects, test on those that were left out"
     done = folder / f'{model}_{n}_fold{fold}_seed{seed}.json'
     if done.exists():
-        return read_json(done)
+        return read_sealed(done)
     windows = experiment_windows(cfg)
     inputs, _ = experiment_inputs(cfg, windows.card)
     full = experiment_splits(replace(cfg, fold=-1), windows)[fold]
@@ -189,7 +189,7 @@ def run_point(
         data_hash=windows.hash,
         device=f'{processor()}, 1 thread',
     )
-    write_json(done, row)
+    write_sealed(done, row)
     return row
 
 # %% ../nbs/07j_learning_curve.ipynb #ab708ae9
@@ -211,7 +211,9 @@ def run_learning_curve(
     counts = subject_counts(cfg, min(len(s.subjects('train')) for s in splits))
     models = ('student', 'minirocket') if cfg.minirocket else ('student',)
     name = cfg.run or f'curve-{cfg.dataset}-{cfg.student}-{hash_config(cfg)[:6]}'
-    run = Run(path or name, cfg, windows.hash)
+    run = Run(path or name, cfg, windows.hash, windows.record)
+    if run.finished:
+        return run
     points = product(range(cfg.seeds), counts, folds, models)
     tasks = [(cfg, run.path, model, n, fold, seed) for seed, n, fold, model in points]
     title = f'{cfg.dataset}: {len(counts)} numbers of subjects'

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['FASTER', 'HALF', 'OVERSAMPLE', 'PROCESSING', 'PAUSE_S', 'clean_samples', 'missing_gaps', 'resample', 'grid_rows',
            'even_grid', 'find_gaps', 'lowpass', 'decimation_filter', 'fine_factor', 'downsample', 'Batch',
-           'parse_input', 'input_stream', 'SignalStore', 'three_axes', 'Windows', 'cut_windows', 'Normalizer',
-           'gramian_angular_field']
+           'parse_input', 'input_stream', 'SignalStore', 'three_axes', 'Windows', 'data_record', 'cut_windows',
+           'Normalizer', 'gramian_angular_field']
 
 # %% ../nbs/01_preprocess.ipynb #968f5f49
 import hashlib
+import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -20,7 +21,7 @@ from scipy.signal import butter, firwin, kaiser_beta, sosfiltfilt, upfirdn
 from torch import Tensor
 
 from .clocks import measured_rate
-from .data import BadRecording, Dataset, DatasetCard, Recording
+from .data import BadRecording, Dataset, DatasetCard, Recording, hash_channels
 
 # %% ../nbs/01_preprocess.ipynb #3615ebbd
 def clean_samples(
@@ -347,7 +348,14 @@ def _empty_store(recordings, name, fs, gap_s):
     )
 
 
-def _make_store(recordings, name, fs, nan, gap_s, report):
+def _release(recording, name):
+    "Forget the samples of one stream; its clock stays"
+    stream = recording.streams[name]
+    if stream.time is not None and not callable(stream.values):
+        recording.streams[name] = replace(stream, values=stream.values[:0].copy())
+
+
+def _make_store(recordings, name, fs, nan, gap_s, report, release=False):
     "The samples of one stream, and the gaps of missing values of each recording"
     store = _empty_store(recordings, name, fs, gap_s)
     gaps, fast = [], []
@@ -357,6 +365,8 @@ def _make_store(recordings, name, fs, nan, gap_s, report):
         gaps.append(missing)
         if down:
             fast.append(measured_rate(r.streams[name].read()[1], gap_s))
+        if release:
+            _release(r, name)
     if fast:
         hz = round(float(np.median(fast)), 2)
         report['downsampled'][name] = {'recordings': len(fast), 'from_hz': hz, 'to_hz': fs}
@@ -410,6 +420,7 @@ class Windows:
     card: DatasetCard
     hash: str  # Fingerprint of the data set, and of the processing where it was down-sampled
     report: dict  # What was filled, left out, down-sampled, lost
+    record: dict = field(default_factory=dict)  # See `data_record`
 
     def __len__(self):
         return len(self.table)
@@ -527,6 +538,36 @@ def _check_lost(table, data, card, report, missing):
         'without them' + (own if card.reader.startswith('sessions') else '')
     )
 
+# %% ../nbs/01_preprocess.ipynb #e5c10004
+_CARD_FACTS = (
+    *('classes', 'fs', 'window_s', 'stride_s', 'whole', 'length'),
+    *('student', 'teacher', 'train_subjects', 'test_subjects'),
+)
+
+
+def _hash_table(table):  # of the windows: recording, label, start and stop
+    digest = hashlib.sha256(table[['recording', 'label']].to_numpy(np.int64).tobytes())
+    digest.update(table[['start', 'stop']].to_numpy(np.float64).round(6).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def data_record(
+    data: Dataset,
+    card: DatasetCard,  # With the length of the windows as they were cut
+    table: pd.DataFrame,  # Of the windows
+    samples: str,  # `Windows.hash`
+) -> dict:  # version, hash of all that follows, samples, channels, windows, facts of the card
+    "All that decides what a model is trained on, for a run to be compared with later"
+    record = {
+        'samples': samples,
+        'channels': hash_channels(data.recordings),
+        'windows': _hash_table(table),
+        'facts': {name: getattr(card, name) for name in _CARD_FACTS},
+    }
+    record = json.loads(json.dumps(record))
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    return {'version': 2, 'hash': digest.hexdigest()[:12], **record}
+
 # %% ../nbs/01_preprocess.ipynb #9abaabe4
 def _table_rows(data, signals, missing, c, gap_s, report):
     rows = []
@@ -607,6 +648,7 @@ def cut_windows(
     gap_s: float = 0.5,  # Longest gap in seconds that a window may contain
     rates: dict | None = None,  # Hz of streams other than inertial; default: skeletons 25
     missing: str = 'raise',  # 'raise' | 'report' where a subject loses all windows
+    release: bool = False,  # Take the samples out of `data` as they are stored, to save memory
 ) -> Windows:
     "Windows over a data set; errors name the recording, the stream or the subject"
     if missing not in ('raise', 'report'):
@@ -618,7 +660,7 @@ def cut_windows(
     for s in streams:
         joints = data.recordings[0].streams[s].values.ndim == 3
         fs = (rates or {}).get(s, 25.0 if joints else c.fs)
-        signals[s], gaps[s] = _make_store(data.recordings, s, fs, nan, gap_s, report)
+        signals[s], gaps[s] = _make_store(data.recordings, s, fs, nan, gap_s, report, release)
     rows = _table_rows(data, signals, gaps, c, gap_s, report)
     if not rows:
         raise ValueError(f'{c.name}: no label span is long enough for windows of {c.window_s} s')
@@ -628,7 +670,8 @@ def cut_windows(
     seconds = c.length / c.fs if c.whole else c.window_s
     samples = {i: round(seconds * signals[input_stream(i)].fs) for i in inputs}
     hash = _hash(data, report)
-    windows = Windows(table, signals, tuple(inputs), samples, c, hash, report)
+    record = data_record(data, c, table, hash)
+    windows = Windows(table, signals, tuple(inputs), samples, c, hash, report, record)
     _check_inputs(windows)
     return windows
 
@@ -639,6 +682,7 @@ class Normalizer:
 
     mean: dict[str, list[float]]  # By input, in SI units
     std: dict[str, list[float]]  # By input, in SI units
+    fitted_on: tuple[str, ...] = field(default=(), compare=False)  # Subjects, or groups
 
     @classmethod
     def fit(
@@ -653,9 +697,12 @@ class Normalizer:
             if v.ndim == 3
         }
         std = {i: v.std(0, correction=0) for i, v in x.items()}
+        table = windows.table.iloc[ids]
+        subjects = table.subject.where(table.subject.notna(), table.group)
         return cls(
             {i: v.mean(0).tolist() for i, v in x.items()},
             {i: torch.where(s > 1e-8, s, 1.0).tolist() for i, s in std.items()},
+            tuple(dict.fromkeys(subjects)),
         )
 
     def _one(self, i, v, mask):  # one input

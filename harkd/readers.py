@@ -228,11 +228,15 @@ def read_utd_mhad_small(
 def label_spans(
     labels,  # (t,) name of the activity at each sample
     time: np.ndarray,  # (t,) seconds
+    period: float | None = None,  # Seconds that the last sample lasts; None: the median step
 ) -> tuple[Span, ...]:  # Each stops where the next one starts
     "Runs of equal labels as spans; empty labels ('' or missing) make no span"
     labels = np.asarray(pd.Series(labels).fillna('').astype(str))
     first = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1]])
-    edges = np.r_[time[first], time[-1] + 1e-3]
+    if period is None:
+        steps = np.diff(time)
+        period = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1e-3
+    edges = np.r_[time[first], time[-1] + period]
     runs = zip(labels[first], edges, edges[1:])
     return tuple(
         Span(label, float(start), float(stop))
@@ -260,7 +264,7 @@ _SP_SW_COLUMNS = [f'{axis}_{sensor}' for sensor in ('acc', 'gyro') for axis in '
 _SP_SW_PLACES = {'watch': 'wrist', 'phone': 'trouser pocket'}
 
 
-def _sp_sw_recording(watch_file):
+def _sp_sw_recording(watch_file, version):
     name = watch_file.stem.removesuffix('_sw')
     phone_file = watch_file.with_name(f'{name}_sp.csv')
     tables = {
@@ -275,18 +279,23 @@ def _sp_sw_recording(watch_file):
         time = (table.timestamp.to_numpy() - zero) / 1000
         values = table[_SP_SW_COLUMNS].to_numpy(float)
         streams[device] = Stream(values, time, IMU, IMU_UNITS, _SP_SW_PLACES[device])
-    spans = label_spans(tables['watch'].label, streams['watch'].time)
+    end = 1e-3 if version == 1 else None
+    spans = label_spans(tables['watch'].label, streams['watch'].time, end)
     return Recording(name, f's{int(name[1:3])}', 'sp_sw_har', streams, spans)
 
 
 def read_sp_sw_har(
     root: Path,  # Folder with `DATA/sXX/sXX_YY_{sp,sw}.csv`
+    version: int = 1,  # 1: the last span stops 1 ms after its last sample; 2: one period after it
 ) -> list[Recording]:  # 223 runs of 23 subjects, streams 'watch' and 'phone' of about 100 Hz
     "Smartphone and smartwatch worn together (Matey-Sanz et al. 2023)"
     files = sorted((Path(root) / 'DATA').glob('s*/s*_sw.csv'))
     if not files:
         raise FileNotFoundError(f"'{root}' holds no DATA/sXX/sXX_YY_sw.csv")
-    return [_sp_sw_recording(file) for file in tqdm(files, 'sp-sw-har', delay=2, leave=False)]
+    if version not in (1, 2):
+        raise ValueError(f'version must be 1 or 2, got {version}')
+    progress = tqdm(files, 'sp-sw-har', delay=2, leave=False)
+    return [_sp_sw_recording(file, version) for file in progress]
 
 # %% ../nbs/00b_readers.ipynb #3603216b
 _UCI_SIGNALS = [f'{signal}_{axis}' for signal in ('total_acc', 'body_gyro') for axis in 'xyz']

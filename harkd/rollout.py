@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ATTENTION', 'rollout', 'class_attention', 'attention_layers', 'gradient_rollout', 'token_to_time',
-           'attention_over_time', 'attention_similarity']
+           'attention_over_time', 'attention_similarity', 'rollout_picture']
 
 # %% ../nbs/07d_rollout.ipynb #5f2e8048
 import numpy as np
@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attribute import check_explained
+from .data import COLORS, channel_color
+from .widgets import Panel, Picture, heat, line
 
 # %% ../nbs/07d_rollout.ipynb #4c2e02bc
 _NO_ATTENTION = 'use integrated gradients, gradient_x_input or occlusion'
@@ -206,3 +208,39 @@ def attention_similarity(
         if len(null) > 1:
             out['z_untrained'] = _z_score(cosine, null)
     return out
+
+# %% ../nbs/07d_rollout.ipynb #8333585b
+def rollout_picture(
+    model: nn.Module,  # With attention and one input, in eval mode
+    x: Tensor,  # (n,t,c) normalised windows
+    channels: tuple[str, ...],
+    window: int = 0,  # Which of them
+    kind: str = 'rollout',  # One of `ATTENTION`
+    layers: int = 1,  # The first so many
+    head: int = -1,  # -1: mean over heads
+) -> Picture:
+    "Attention between tokens, and its share of each moment of a window"
+    shown = x[[window]]
+    one = None if head < 0 else head
+    with torch.no_grad():
+        features = model.features(shown)
+    attn = _chosen_layers(attention_layers(model, features.attn), layers, one)
+    if kind == 'gradient_rollout':
+        between = gradient_rollout(model, shown, None, 'inertial', layers, one)
+    else:
+        between = rollout(attn) if kind == 'rollout' else attn[-1].mean(1)
+    over_time = attention_over_time(model, shown, kind, None, layers, one)[0].detach()
+    names = ['class', *map(str, range(1, between.shape[-1]))]
+    tokens = Panel((heat(range(len(names)), names, between[0].detach()),), '', 'token read', 'by')
+    size = float(shown.abs().max())
+    share = over_time / over_time.max().clamp(min=1e-9) * size
+    traces = [
+        line(range(x.shape[1]), shown[0, :, k], c, channel_color(c), 1)
+        for k, c in enumerate(channels)
+    ]
+    attention = line(range(x.shape[1]), share, 'attention (scaled)', COLORS['student'], 3)
+    signal = Panel((*traces, attention), '', 'sample', 'SD')
+    most = int(over_time.argmax())
+    where = 'mean of the heads' if one is None else f'head {head}'
+    title = f'{kind.replace("_", " ")}, {layers} layers, {where}: most at sample {most}'
+    return Picture((tokens, signal), title, (1, 1.6))

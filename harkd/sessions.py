@@ -114,6 +114,7 @@ MANIFEST = {
     'train_subjects': list,
     'test_subjects': list,
     'drop_subjects': list,
+    'folds': str,
     'window_s': _NUMBER,
     'stride_s': _NUMBER,
     'whole': bool,
@@ -282,6 +283,8 @@ def _check_numbers(m, path):
         raise BadRecording(
             f"{path}: needs 'fs' (Hz), or 'time' with the column of time stamps, or both"
         )
+    if m.get('folds', 'subjects') not in ('subjects', 'windows'):
+        raise BadRecording(f"{path}: folds must be 'subjects' or 'windows', got '{m['folds']}'")
     if m.get('invalid', 'raise') not in ('raise', 'missing'):
         raise BadRecording(f"{path}: invalid must be 'raise' or 'missing', got '{m['invalid']}'")
 
@@ -645,6 +648,10 @@ def _rows(study):
         empty = table.columns[column] == ''
         if empty.any():
             raise BadRecording(f'{path}: {table.row(int(empty.argmax()))} has no {column}; {why}')
+    ids = list(table.columns['id'])
+    if twice := [k for k, name in enumerate(ids) if name in ids[:k]]:
+        first, again = table.row(ids.index(ids[twice[0]])), table.row(twice[0])
+        raise BadRecording(f"{path}: id '{ids[twice[0]]}' stands in {first} and again in {again}")
     rows = [dict(zip(table.columns, cells)) for cells in zip(*table.columns.values())]
     return _without_dropped(study, rows)
 
@@ -824,7 +831,7 @@ def _rate(study):
 
 def _card(study, recordings):
     m, streams = study.manifest, tuple(_own_streams(study.streams))
-    keys = ('title', 'window_s', 'stride_s', 'whole', 'length', 'cite', 'terms')
+    keys = ('title', 'window_s', 'stride_s', 'whole', 'length', 'folds', 'cite', 'terms')
     train, test = _subject_lists(study, recordings)
     return replace(
         DATASETS['sessions'],
@@ -958,7 +965,7 @@ def _save_manifest(card, streams, root):
         'teacher': list(card.teacher),
         'classes': list(card.classes),
     }
-    for key in ('window_s', 'stride_s', 'whole', 'length', 'cite', 'terms'):
+    for key in ('window_s', 'stride_s', 'whole', 'length', 'folds', 'cite', 'terms'):
         manifest[key] = getattr(card, key)
     for key in ('train_subjects', 'test_subjects'):
         manifest[key] = list(getattr(card, key))

@@ -26,7 +26,15 @@ from harkd.metrics import (
     show_interval,
     sign_flip_test,
 )
-from .runs import Config, Run, load_tensors, read_json, results_dir, results_file, write_bytes
+from harkd.runs import (
+    Config,
+    Run,
+    load_tensors,
+    read_sealed,
+    results_dir,
+    results_file,
+    write_bytes,
+)
 from .split import LEAKY, LeakError, LeakySplit
 
 # %% ../nbs/07f_significance.ipynb #2fc1c58e
@@ -47,8 +55,8 @@ PREDICTION_COLUMNS = [
 
 def _models_of_fold(path: Path, tensors: dict) -> list[tuple]:  # (result row, (n,) decisions)
     if 'pred' in tensors:  # chapters 07 and 07a keep the decisions of one model
-        return [(read_json(path.parent / 'row.json'), tensors['pred'])]
-    rows = {row['arm']: row for row in read_json(path.parent / 'rows.json')}
+        return [(read_sealed(path.parent / 'row.json'), tensors['pred'])]
+    rows = {row['arm']: row for row in read_sealed(path.parent / 'rows.json')}
     arms = [name for name in tensors if name not in ('y', 'ids')]
     return [(rows[arm], tensors[arm].argmax(1)) for arm in arms]
 
@@ -385,6 +393,21 @@ def _load_predictions(cfg):
     return pd.concat([collect_predictions(name) for name in names], ignore_index=True)
 
 
+def _check_one_configuration(predictions):
+    "Raise where rows of one model come from two configurations, be it on other windows or folds"
+    keys = ['seed', 'window', 'pred']
+    for (arm, model), rows in predictions.groupby(['arm', 'model'], sort=False):
+        by_config = [
+            set(map(tuple, own[keys].to_numpy().tolist()))
+            for _, own in rows.groupby('config_hash', sort=False)
+        ]
+        if any(own != by_config[0] for own in by_config):  # a teacher may serve several runs
+            raise ValueError(
+                f'{arm} {model} comes from two configurations '
+                f'({", ".join(rows.config_hash.unique()[:2])}); compare these runs separately'
+            )
+
+
 def _check_one_source(predictions):
     twice = predictions.duplicated(['arm', 'model', 'seed', 'window'])
     if twice.any():
@@ -418,7 +441,9 @@ def run_significance(
 ) -> dict:  # predictions, classes, scores, differences, confusions
     "Scores, differences and confusions of some runs"
     same = ['arm', 'model', 'seed', 'window', 'pred']  # a teacher that several runs share
-    predictions = _load_predictions(cfg).drop_duplicates(same, ignore_index=True)
+    predictions = _load_predictions(cfg)
+    _check_one_configuration(predictions)
+    predictions = predictions.drop_duplicates(same, ignore_index=True)
     _check_one_source(predictions)
     (dataset,) = predictions.dataset.unique()
     classes = DATASETS[dataset].classes

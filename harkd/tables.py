@@ -140,7 +140,7 @@ class _Rows:
         empty = self.sep * (k - 1)
         if '"' in text or empty in block or f'{empty}\n' in block:
             return None
-        if any(n != k - 1 for n in map(methodcaller('count', self.sep), block)) or k < 2:
+        if k < 2 or set(map(methodcaller('count', self.sep), block)) != {k - 1}:
             return None
         cells = text.split(self.sep)
         return [cells[c::k] for c in range(k)]
@@ -188,6 +188,14 @@ class _Rows:
         return '; is the separator also inside a cell, or the decimal sign?'
 
 # %% ../nbs/00ba_tables.ipynb #5a92a57a
+def _plain_numbers(cells):
+    "Numbers as Arrow reads them (correctly rounded, as Python does); None where it refuses one"
+    try:
+        return pa.array(cells, pa.string()).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowException:
+        return None
+
+
 def parse_numbers(
     cells,  # Text
     decimal: str = '.',  # '.' or ','
@@ -197,6 +205,9 @@ def parse_numbers(
         if odd := next((c for c in cells if '.' in c), None):
             raise ValueError(f"'{odd}' has a point, but the decimal sign is a comma")
         cells = [c.replace(',', '.') for c in cells]
+    plain = _plain_numbers(cells)
+    if plain is not None and not np.isnan(plain).any():
+        return np.array(plain)
     if '_' in ''.join(cells):  # which Python would read as part of a number
         raise ValueError("'_' is no part of a number")
     try:

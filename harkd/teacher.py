@@ -407,6 +407,7 @@ def fit_rocket(
     model.std.copy_(torch.from_numpy(std))
     model.head.weight.copy_(torch.from_numpy(factor * ridge.coef_))
     model.head.bias.copy_(torch.from_numpy(factor * ridge.intercept_))
+    model.trained_on = tuple(dict.fromkeys(subjects))
     return [dict(strength=strength, factor=factor, loss=loss)]
 
 # %% ../nbs/04_teacher.ipynb #643cc983
@@ -432,6 +433,8 @@ class Ensemble(HarModel):
         ensemble = cls(members)
         for copy, model in zip(ensemble.models, models):
             copy.load_state_dict(model.state_dict())
+        trained_on = [name for model in models for name in getattr(model, 'trained_on', ())]
+        ensemble.trained_on = tuple(dict.fromkeys(trained_on))
         return ensemble.eval()
 
     def features(

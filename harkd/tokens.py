@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['patchify', 'unpatchify', 'motion_level', 'adaptive_patch_length', 'motion_boundaries', 'resample_patches',
-           'PatchTokens', 'MotionTokens']
+           'PatchTokens', 'MotionTokens', 'patch_picture']
 
 # %% ../nbs/02_tokens.ipynb #311b7a7c
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .data import channel_color
+from .widgets import Panel, Picture, bars, line, marks
 
 # %% ../nbs/02_tokens.ipynb #86c8ef06
 def patchify(
@@ -177,3 +180,28 @@ class MotionTokens(nn.Module):
         relative_duration = samples * self.n_patches / x.shape[1]
         tokens = self.embed(patches) + self.duration(relative_duration.log1p()[..., None])
         return tokens * in_use[..., None], in_use, bounds
+
+# %% ../nbs/02_tokens.ipynb #2da4e4e8
+def patch_picture(
+    x: Tensor,  # (n,t,c) normalised windows
+    channels: tuple[str, ...],
+    window: int = 0,  # Which of them
+    **tokens,  # Arguments of `MotionTokens`: n_patches, n_min, even, low, high
+) -> Picture:
+    "Boundaries of motion-adaptive patches over a window, and the length of each patch"
+    layer = MotionTokens(x.shape[2], 1, 1, **tokens)
+    if not layer.low < layer.high:
+        raise ValueError(f'low must be below high, got {layer.low} and {layer.high}')
+    shown = x[[window]]
+    count, bounds = layer.cut(shown)
+    n, bounds = int(count), bounds[0, : int(count) + 1]
+    lengths = bounds.diff()
+    traces = [
+        line(range(x.shape[1]), shown[0, :, k], c, channel_color(c)) for k, c in enumerate(channels)
+    ]
+    signal = Panel((*traces, marks(bounds)), '', 'sample', 'SD')
+    sizes = Panel((bars([str(k + 1) for k in range(n)], lengths),), '', 'patch', 'samples')
+    level = float(motion_level(shown))
+    title = f'Motion level {level:.2f}: {n} of {layer.n_patches} patches'
+    title += f' of {float(lengths.min()):.0f} to {float(lengths.max()):.0f} samples'
+    return Picture((signal, sizes), title, (2, 1))

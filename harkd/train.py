@@ -30,7 +30,7 @@ from harkd.runs import (
     save_tensors,
     set_seed,
 )
-from .split import BatchLoader, step_seed
+from .split import BatchLoader, step_seed, subject_names
 
 # %% ../nbs/02d_train.ipynb #8b5103d5
 @dataclass(frozen=True)
@@ -364,6 +364,8 @@ class _Training:
         if self.ema:
             self.model.load_state_dict(self.ema.state)
         self.model.eval()
+        names = subject_names(self.loader.split.windows).iloc[self.loader.split.train]
+        self.model.trained_on = tuple(dict.fromkeys(names))  # for the check of a teacher
         return self.history
 
 # %% ../nbs/02d_train.ipynb #41b52a99

@@ -43,7 +43,8 @@ def test_alone_and_with_help_it_shows_the_workflow_in_the_order_of_use():
     assert alone.exit_code == 0 and alone.output == call('--help').output
     at = [alone.output.find(f'\n    {example}\n') for example in EXAMPLES.values()]
     assert -1 not in at and at == sorted(at)
-    listed = [line.split()[0] for line in alone.output.split('Commands:')[1].splitlines()[1:14]]
+    lines = alone.output.split('Commands:')[1].splitlines()[1 : len(EXAMPLES) + 1]
+    listed = [line.split()[0] for line in lines]
     assert listed == [name for name in EXAMPLES if name != 'data check'] + ['data']
 
 

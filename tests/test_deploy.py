@@ -14,10 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harkd.clocks import measured_rate
 from harkd.data import Dataset, Recording, Span, Stream, load_dataset
 from harkd.deploy import export_onnx
 from harkd.experiment import FitConfig, experiment_windows, model_metadata
-from harkd.preprocess import cut_windows
+from harkd.preprocess import cut_windows, downsample, fine_factor
 from harkd.runs import read_json, set_seed, write_json
 from harkd.runtime import (
     BadBundle,
@@ -303,6 +304,64 @@ def test_any_chunking_gives_the_same_even_samples(data):
     whole, parts = resampled([]), resampled(cuts)
     assert whole.keys() == parts.keys()
     assert all(np.allclose(whole[k], parts[k], atol=1e-9) for k in whole)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_a_fast_sensor_is_low_passed_as_offline(data):
+    "Any rate above 1.1 times that of the model, jitter, gaps and chunks"
+    rate = data.draw(st.sampled_from([62.5, 80.0, 100.0, 128.0, 200.0]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    t = np.arange(0, 12, 1 / rate)
+    t = np.sort(t + rng.uniform(-0.2, 0.2, len(t)) / rate)
+    gap = data.draw(st.sampled_from([0.0, 0.4, 1.7]))
+    t = t[(t < 5) | (t > 5 + gap)]
+    x = rng.normal(size=(len(t), 2))
+    want = downsample(x, t, 50.0)
+    s = StreamResampler(2, 50.0, rate=measured_rate(t))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(t)), max_size=8)))
+    segments = []
+    for a, b in zip([0, *cuts], [*cuts, len(t)]):
+        segments += s.push(t[a:b], x[a:b])
+        assert len(s.kept[0]) < 0.7 * rate + 2  # it keeps what the filter needs
+    segments += s.finish()
+    got = {p.start + k: row for p in segments for k, row in enumerate(p.x)}
+    assert len(got) >= len(want) - round(gap * 50) - 2
+    assert all(np.allclose(want[k], row, atol=1e-9) for k, row in got.items())
+
+
+def test_a_rate_measured_on_two_seconds_gives_nearly_the_same_samples():
+    "The filter has a step more on its fine grid where the rates round otherwise"
+    t = np.arange(0, 20, 1 / 100)
+    x = np.stack([np.sin(2 * np.pi * f * t) for f in (1, 5, 15)], 1)
+    s = StreamResampler(3, 50.0, rate=101.0)
+    assert s.k == 13 and fine_factor(100.0, 50.0) == 12
+    got = np.concatenate([p.x for p in s.push(t, x) + s.finish()])
+    assert np.abs(got - downsample(x, t, 50.0)).max() < 0.005
+
+
+@pytest.mark.parametrize('chunk', [1, 64, 5000])
+def test_a_stream_measures_the_rate_itself_and_decides_as_offline(made, chunk):
+    "44 Hz at 100 Hz before a model of 50 Hz: without the low-pass a movement of 6 Hz"
+    folder, loader, net = made
+    slow, samples = spar_stream(40)
+    t = np.arange(slow[0], slow[-1], 1 / 100)
+    x = np.stack([np.interp(t, slow, c) for c in samples.T], 1)
+    x += 5 * np.sin(2 * np.pi * 44 * t)[:, None]
+    stream = Stream(x, t, ('acc_x', 'acc_y', 'acc_z'))
+    session = Recording('r', 'p', 'spar', {'imu': stream}, (Span('PEN', t[0], t[-1] + 0.01),))
+    windows = cut_windows(Dataset(load_dataset('spar').card, (session,), 'x'), ('imu:acc',))
+    batch = loader.norm(windows.batch(np.arange(len(windows))))
+    with torch.no_grad():
+        want = net(batch.x['imu:acc']).softmax(1).amax(1).numpy()
+    s = StreamingClassifier(Bundle(folder), threshold=0.0)
+    got = []
+    for i in range(0, len(t), chunk):
+        got += s.push(t[i : i + chunk], x[i : i + chunk])
+    got += s.finish()
+    assert s.report['lowpassed'] and s.report['hz'] == pytest.approx(100, abs=0.1)
+    assert np.allclose([d.time for d in got], windows.table.stop, atol=1e-6)
+    assert np.allclose([d.probability for d in got], want, atol=1e-3)
 
 
 junk = st.one_of(

@@ -34,7 +34,7 @@ from harkd.experiment import experiment_splits, experiment_windows
 from harkd.learned_losses import ReusedHead
 from harkd.methods import find_method, student_for
 from harkd.quantization_aware import fake_quantize_weight
-from harkd.runs import load_model, load_tensors, read_json, set_seed, write_json
+from harkd.runs import load_model, load_tensors, read_sealed, set_seed, write_sealed
 from harkd.split import BatchLoader, by_subject, step_seed
 from harkd.student import make_student
 from harkd.teacher import Ensemble, RocketTeacher, make_teacher
@@ -297,7 +297,7 @@ def test_a_run_continues_on_another_machine(run, tmp_path):
     shutil.rmtree(folder / 'fold0_seed1/distilled')
     (folder / 'metrics.json').unlink()
     first = folder / 'fold0_seed0/rows.json'
-    write_json(first, [{**row, 'device': 'another machine'} for row in read_json(first)])
+    write_sealed(first, [{**row, 'device': 'another machine'} for row in read_sealed(first)])
     again = run_distill(TINY, folder).metrics['rows']
 
     def untimed(rows):
@@ -361,8 +361,9 @@ def test_several_teachers_and_simkd_in_a_run(tmp_path):
     assert isinstance(load_model(run / 'fold0_seed0/distilled')[0], ReusedHead)
 
 
-def test_a_trained_teacher_is_loaded(run, loader):
+def test_a_trained_teacher_is_loaded(run, windows):
     inputs = ('imu', 'skeleton')
+    loader = BatchLoader.fit(experiment_splits(TINY, windows)[0])
     here = run / 'fold0_seed0'
     was = (here / 'teacher/model.safetensors').stat().st_mtime_ns
     assert train_teacher(TINY, here, loader, 'fusion', inputs, 0).inputs == inputs

@@ -142,8 +142,10 @@ def test_missing_files_are_named(tiny_utd):
 
 def test_runs_of_labels_become_spans_and_empty_labels_none():
     time = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
-    expected = (Span('sit', 0.0, 2.0), Span('walk', 3.0, 4.001))
-    assert label_spans(['sit', 'sit', '', 'walk', 'walk'], time) == expected
+    labels = ['sit', 'sit', '', 'walk', 'walk']
+    assert label_spans(labels, time) == (Span('sit', 0.0, 2.0), Span('walk', 3.0, 5.0))
+    assert label_spans(labels, time, 1e-3)[1] == Span('walk', 3.0, 4.001)  # as published
+    assert label_spans(['sit'], time[:1])[0].stop == 0.001  # no step to measure
 
 
 def test_sp_sw_har_is_complete():

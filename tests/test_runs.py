@@ -291,7 +291,7 @@ def test_a_run_keeps_its_configuration_and_metrics(tmp_path):
     run.finish({'accuracy': 0.9})
     assert run.metrics == {'accuracy': 0.9} and run.config['alpha'] == 0.2
     assert Run(tmp_path / 'try').finished
-    assert not Run(tmp_path / 'try', Toy(0.2)).finished  # starts again
+    assert Run(tmp_path / 'try', Toy(0.2)).metrics == {'accuracy': 0.9}  # stays as it is
 
 
 def test_another_configuration_is_refused(tmp_path):

@@ -9,7 +9,9 @@ import psutil
 import pytest
 import torch
 from scipy.io import savemat
+from typer.testing import CliRunner
 
+from harkd.cli import app
 from harkd.distill import DistillationLoss
 from harkd.preprocess import Batch
 from harkd.split import LeakError, Split
@@ -82,6 +84,21 @@ def test_real_clips_give_the_files_and_a_truncated_one_is_named(tmp_path):
     table = pd.read_csv(tmp_path / 'out' / 'Format_Time.csv')
     assert table.Step.tolist() == ['read'] * 6 + ['Totals']
     assert table.Time.iloc[-1] == pytest.approx(table.Time[:-1].sum(), abs=1e-3)
+
+
+def test_the_command_names_a_bad_clip_and_goes_on(tmp_path):
+    write_clip(tmp_path / 'videos' / 'wave' / 'v_wave_g01_c01.avi', n=20)
+    write_clip(tmp_path / 'videos' / 'wave' / 'v_wave_g01_c02.avi', n=5)
+    (tmp_path / 'videos' / 'wave' / 'nothing.mp4').touch()
+    arguments = ['frames', str(tmp_path / 'videos'), '-o', str(tmp_path / 'out')]
+    result = CliRunner().invoke(app, [*arguments, '--frames', '8', '--size', '24x32'])
+    assert result.exit_code == 0, result.output
+    assert 'skipped: wave/nothing.mp4 is empty' in result.stderr
+    assert 'skipped: wave/v_wave_g01_c02.avi has 5 frames, 8 are needed' in result.stderr
+    assert '1 clips of 1 classes, 2 skipped' in result.output
+    assert open_clips(tmp_path / 'out').frames.shape == (1, 8, 24, 32, 3)
+    assert CliRunner().invoke(app, [*arguments, '--frames', '21']).exit_code == 1
+    assert CliRunner().invoke(app, [*arguments, '--size', 'big']).exit_code == 2
 
 
 def test_frames_are_rgb_of_the_right_moments(tmp_path):
