@@ -71,7 +71,7 @@ def enrol(
     method: str = 'prototype',  # One of `METHODS`
     others: tuple[np.ndarray, list[str]] | None = None,  # Features and labels of training subjects
     prior: float = 4.0,  # How many windows the prototypes of others count for; needs `others`
-    **about,  # Saved with it, e.g. features='runs/x, conv_20k'
+    source: str = '',  # Where the features come from, saved with it, e.g. 'conv_20k of runs/x'
 ) -> PersonalClassifier:
     "A classifier for one user; raises `ValueError` where there is nothing to learn from"
     features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels, dtype=str)
@@ -91,7 +91,7 @@ def enrol(
         raise ValueError(f"unknown method '{method}', choose one of: {', '.join(METHODS)}")
     weight = weight / std  # the standardisation becomes part of the matrix
     offset = offset - weight @ mean
-    facts = {'method': method, 'windows': len(labels), **about}
+    facts = {'method': method, 'windows': len(labels), 'features': source or 'the same features'}
     return PersonalClassifier(
         tuple(names),
         torch.as_tensor(weight, dtype=torch.float32),
@@ -108,7 +108,8 @@ def _prototypes(z, labels, known, prior):
         mine = z[labels == name]
         total, count = mine.sum(0), len(mine)
         if known is not None and (theirs := known[0][known[1] == name]).size:
-            total, count = total + prior * theirs.mean(0), count + prior
+            pull = prior if count else 1.0  # a class that was not enrolled is theirs alone
+            total, count = total + pull * theirs.mean(0), count + pull
         centres.append(total / count)
     centres = np.stack(centres)
     return names, centres, -0.5 * (centres**2).sum(1)

@@ -30,7 +30,7 @@ from harkd.language import (
 )
 
 GOLDEN = np.load(Path(__file__).parent / 'golden' / 'losses.npz')
-UNNAMED = {'sessions', 'synth', 'physical_therapy', 'sisfall', 'mm_fit'}  # codes, gym exercises
+UNNAMED = {'sessions', 'physical_therapy', 'sisfall', 'mm_fit'}  # codes, gym exercises
 
 
 def golden(name):
