@@ -351,6 +351,7 @@ class BatchLoader:
     batch_size: int = 32
     augment: Augment = Augment()  # Training batches only
     seed: int = 0
+    balance: float = 0.0  # In [0,1]; 0: each window once an epoch, 1: each class equally often
     # The epoch used last and its order, so that an epoch is shuffled once, not at every step
     _order: dict = field(default_factory=dict, init=False, repr=False)
 
@@ -375,6 +376,12 @@ class BatchLoader:
     def steps(self) -> int:
         "Batches of an epoch; a last batch of one window joins the one before it"
         return max(1, (len(self.split.train) + self.batch_size - 2) // self.batch_size)
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        "Whom a model trained with this loader has seen"
+        names = subject_names(self.split.windows).iloc[self.split.train]
+        return tuple(dict.fromkeys(names))
 
     def ids(self, epoch: int, step: int) -> np.ndarray:  # (b,) which windows
         "Windows of one training batch"
@@ -412,10 +419,18 @@ class BatchLoader:
         order = self._order.get(epoch)
         if order is None:
             rng = np.random.default_rng(step_seed(self.seed, epoch))
-            order = rng.permutation(self.split.train)
+            order = self._draw_order(rng)
             self._order.clear()
             self._order[epoch] = order
         return order
+
+    def _draw_order(self, rng):
+        train = self.split.train
+        if not self.balance:
+            return rng.permutation(train)
+        labels = self.split.windows.y[train]
+        weight = np.bincount(labels)[labels] ** -float(self.balance)
+        return rng.choice(train, len(train), p=weight / weight.sum())
 
     def __getstate__(self):  # other processes shuffle for themselves
         return {**self.__dict__, '_order': {}}

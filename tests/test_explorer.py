@@ -1,16 +1,12 @@
 "The explorer: its figures, its controls, and both of its homes in a real browser"
 
 import json
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +34,7 @@ from harkd.preprocess import cut_windows
 from harkd.split import BatchLoader, by_subject, kfold_splits
 from harkd.student import make_student
 from harkd.teacher import Ensemble, make_teacher
+from tests import servers
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(
@@ -625,90 +622,25 @@ def test_the_first_figure_takes_less_than_five_seconds_of_the_processor(run):
 # in a browser
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-
 @pytest.fixture
 def serve(run, tmp_path):
-    "Starts JupyterLab or voila on a free port, with folders of its own; stops it at the end"
+    "Starts JupyterLab or voila with folders of its own; stops it at the end"
     started = []
 
-    def start(kind):
-        home = tmp_path / 'home'
-        port = free_port()
+    def begin(kind):
         shutil.copy(ROOT / 'apps' / 'explorer.ipynb', tmp_path / 'explorer.ipynb')
-        settings = home / 'config' / 'lab' / 'user-settings' / '@jupyterlab' / 'apputils-extension'
-        settings.mkdir(parents=True)
-        (settings / 'notification.jupyterlab-settings').write_text(
-            json.dumps({'fetchNews': 'false'})
-        )
-        env = {
-            **os.environ,
-            **{f'JUPYTER_{k}_DIR': str(home / k.lower()) for k in ('CONFIG', 'DATA', 'RUNTIME')},
-            'JUPYTERLAB_SETTINGS_DIR': str(home / 'config' / 'lab' / 'user-settings'),
-            'IPYTHONDIR': str(home / 'ipython'),
-            'HARKD_RUN': str(run),
-            'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])),
-            'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]),
-        }
-        voila = [
-            'voila',
-            'explorer.ipynb',
-            f'--port={port}',
-            '--no-browser',
-            '--Voila.ip=127.0.0.1',
-        ]
-        what = (
-            voila
-            if kind == 'voila'
-            else [
-                'jupyterlab',
-                '--no-browser',
-                '--allow-root',
-                f'--port={port}',
-                '--ServerApp.ip=127.0.0.1',
-                '--IdentityProvider.token=',
-                '--ServerApp.disable_check_xsrf=True',
-                f'--ServerApp.root_dir={tmp_path}',
-            ]
-        )
-        with open(tmp_path / f'{kind}.log', 'w') as log:
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, '-m', *what],
-                    cwd=tmp_path,
-                    env=env,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            )
-        url = f'http://127.0.0.1:{port}' + ('' if kind == 'voila' else '/lab/tree/explorer.ipynb')
-        probe = url if kind == 'voila' else f'http://127.0.0.1:{port}/api'
+        env = {**servers.home_environment(tmp_path / 'home'), 'HARKD_RUN': str(run)}
         if kind == 'voila':
-            probe = f'http://127.0.0.1:{port}/voila/static/'
-        for _ in range(120):
-            assert started[-1].poll() is None, (tmp_path / f'{kind}.log').read_text()[-2000:]
-            try:
-                urllib.request.urlopen(probe, timeout=2)
-                return url
-            except urllib.error.HTTPError:
-                return url
-            except OSError:
-                time.sleep(0.5)
-        pytest.fail((tmp_path / f'{kind}.log').read_text()[-2000:])
+            command, probe = partial(servers.voila_command, 'explorer.ipynb'), '/voila/static/'
+        else:
+            command, probe = partial(servers.lab_command, tmp_path), '/api'
+        process, url = servers.start(command, probe, tmp_path, env)
+        started.append(process)
+        return url if kind == 'voila' else f'{url}/lab/tree/explorer.ipynb'
 
-    yield start
-    for p in started:
-        os.killpg(p.pid, signal.SIGTERM)
-        try:
-            p.wait(15)
-        except subprocess.TimeoutExpired:
-            os.killpg(p.pid, signal.SIGKILL)
-            p.wait()
+    yield begin
+    for process in started:
+        servers.stop(process)
 
 
 PLOT = "document.querySelector('.js-plotly-plot')"
