@@ -50,6 +50,7 @@ setup(
     long_description_content_type='text/markdown',
     python_requires='>=' + cfg['min_python'],
     packages=['harkd'],
+    package_data={'harkd': ['models/*/*']},
     install_requires=words('requirements'),
     extras_require=extras,
     data_files=data_files(),

@@ -23,7 +23,7 @@ from types import ModuleType
 
 _NAMES = {  # Name to the module that defines it
     'load_dataset': 'data',
-    'from_pretrained': 'student',
+    'from_pretrained': 'pretrain',
     'DistillConfig': 'distill',
     'run_distill': 'distill',
     'summary': 'distill',

@@ -18,7 +18,6 @@ from .cost import count_macs, count_params
 from .data import COLORS
 from .distill import DistillConfig, check_experiment, distill, teacher_kind, train_teacher
 from harkd.experiment import (
-    check_fit,
     experiment_inputs,
     experiment_splits,
     experiment_windows,
@@ -180,7 +179,6 @@ def parse_change(
             changed[name] = _field_value(name, value)
     check_params(AblationConfig, changed)
     out = replace(cfg, **changed)
-    check_fit(out)
     _check_effect(out, changed)
     return out, arguments
 

@@ -27,7 +27,6 @@ from harkd.distill import (
     untrained_teacher,
 )
 from harkd.experiment import (
-    check_fit,
     experiment_inputs,
     experiment_splits,
     experiment_windows,
@@ -43,6 +42,7 @@ from harkd.metrics import (
 )
 from harkd.runs import (
     Run,
+    check_range,
     hash_config,
     load_model,
     load_tensors,
@@ -71,6 +71,10 @@ class CompareConfig(DistillConfig):
     final_seeds: int = 3  # Of the last training, with `final`
     backend: str = 'joblib'  # 'joblib' | 'ray'
     seeds: int = 2  # Of development
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, 'final_seeds', 1)
 
     def smoke(self) -> 'CompareConfig':
         "The same comparison at toy size"
@@ -320,7 +324,6 @@ def compare_methods(
 
     Raises `ValueError` before anything is trained if the comparison cannot work.
     """
-    check_fit(cfg)
     _check_unused(cfg)
     names, factors = entries(cfg), factor_list(cfg)
     windows = experiment_windows(cfg)

@@ -21,12 +21,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from .data import load_dataset
-from .experiment import DataConfig, check_fit, experiment_splits, run_tasks
+from .experiment import DataConfig, experiment_splits, run_tasks
 from .losses import standardise_logits
 from .metrics import mean_interval, scores, show_interval
 from .preprocess import Windows, cut_windows
 from harkd.runs import (
     Run,
+    check_range,
     hash_config,
     processor,
     read_sealed,
@@ -167,6 +168,12 @@ class DepthConfig(DataConfig):
     jobs: int = 1  # Processes
     run: str = ''  # Name of the run folder; empty: from the configuration
     results: str = ''  # Also write nbs/results/<results>.csv
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, 'kernels', 84)
+        check_range(self, 'seeds', 1)
+        check_range(self, 'jobs', 0)
 
     def smoke(self):
         return replace(self, seeds=1, kernels=500, size=8, cells=3)
@@ -350,7 +357,6 @@ def run_depth(
     path: str | Path = '',  # Run folder; empty: as the configuration says
 ) -> Run:  # Finished; `depth_table(run.metrics['rows'])` shows it
     "All models on all folds, with all seeds"
-    check_fit(cfg)
     recordings, windows = depth_windows(cfg)
     splits = experiment_splits(cfg, windows)
     ids = sorted({int(i) for split in splits for part in split.parts.values() for i in part})

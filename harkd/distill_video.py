@@ -18,12 +18,14 @@ import torch
 from .cost import count_macs, count_params, model_bytes
 from .data import load_dataset
 from .depth_maps import body_box, trial_depth
-from .experiment import DataConfig, check_fit, experiment_splits
+from .experiment import DataConfig, experiment_splits
 from .losses import kd_loss
 from .metrics import mean_interval, scores, show_interval
 from .preprocess import cut_windows
 from harkd.runs import (
     Run,
+    check_positive,
+    check_range,
     hash_config,
     processor,
     read_sealed,
@@ -60,6 +62,14 @@ class VideoDistillConfig(DataConfig):
     seeds: int = 1  # How many
     run: str = ''  # Name of the run folder; empty: from the configuration
     results: str = ''  # Also write nbs/results/<results>.csv
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, 'teacher_epochs', 1)
+        check_range(self, 'epochs', 1)
+        check_range(self, 'alpha', 0, 1)
+        check_positive(self, 'temperature')
+        check_range(self, 'seeds', 1)
 
     def smoke(self):
         return replace(
@@ -201,7 +211,6 @@ def run_video_distill(
     path: str | Path = '',  # Run folder; empty: as the configuration says
 ) -> Run:  # Finished; `video_table(run.metrics['rows'])` shows it
     "All folds and seeds, one after the other"
-    check_fit(cfg)
     clips, splits = depth_clips(cfg)
     run = Run(path or cfg.run or f'video-{cfg.dataset}-{hash_config(cfg)[:6]}', cfg, clips.hash)
     if run.finished:

@@ -16,7 +16,7 @@ import torch
 
 from .cost import count_macs, count_params
 from .data import COLORS
-from .experiment import FitConfig, check_fit, experiment_inputs, experiment_windows, run_tasks
+from .experiment import FitConfig, experiment_inputs, experiment_windows, run_tasks
 from .metrics import mean_interval, scores, show_interval, wilson_interval
 from harkd.runs import (
     Run,
@@ -288,7 +288,6 @@ def run_ladder(
     path: str | Path = '',  # Of the run folder; empty: from the configuration
 ) -> Run:  # Finished; `ladder_table(run.metrics['rows'])` shows it
     "Train and test one recipe under every protocol"
-    check_fit(cfg)
     windows = experiment_windows(cfg)
     rungs = ladder_rungs(cfg, windows.card)
     # a model that cannot be built is an error before anything is trained

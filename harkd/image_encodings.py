@@ -39,7 +39,7 @@ def gaf_images(
         raise ValueError('give both low and high, or neither')
     x = x[..., :3]
     low, high = window_range(x) if low is None else (low[..., :3], high[..., :3])
-    images = (gramian_angular_field(x, low, high, kind) + 1) / 2
+    images = gramian_angular_field(x, low, high, kind).add_(1).div_(2)  # in place: large
     if size and size != x.shape[1]:
         images = F.interpolate(images, (size, size), mode='bilinear', antialias=True)
     return images

@@ -474,7 +474,8 @@ def _estimate(report, windows):
         run_model(model, batch).sum().backward()
         took.append(time.perf_counter() - start)
     train = report.folds.train.mean() if len(report.folds) else len(windows)
-    steps = len(report.folds) * cfg.seeds * train / cfg.batch_size * (3 * cfg.epochs)
+    each = cfg.steps or cfg.epochs * train / cfg.batch_size
+    steps = len(report.folds) * cfg.seeds * 3 * each
     minutes = steps * min(took) * 2 / 60
     threads = torch.get_num_threads()
     report.facts['time'] = (

@@ -18,7 +18,6 @@ from .baselines import as_array, make_classifier
 from .data import COLORS
 from harkd.experiment import (
     FitConfig,
-    check_fit,
     experiment_inputs,
     experiment_splits,
     experiment_windows,
@@ -199,7 +198,6 @@ def run_learning_curve(
     path: str | Path = '',  # Of the run folder; empty: from the configuration
 ) -> Run:  # Finished; `plot_learning_curve(run.metrics['rows'])` shows it
     "Train and test every point of the curve; raises for final=True"
-    check_fit(cfg)
     if cfg.final:
         raise ValueError(
             'a learning curve is drawn inside the training subjects: leave final at False'

@@ -734,9 +734,9 @@ def gramian_angular_field(
     # the square root has no gradient at 0, where each window's own extremes are
     q = torch.where(squared > 0, torch.where(squared > 0, squared, 1.0).sqrt(), 0.0)
 
-    def outer(a, b):
-        return a[..., :, None] * b[..., None, :]
-
-    if kind == 'summation':
-        return outer(s, s) - outer(q, q)
-    return outer(q, s) - outer(s, q)
+    # both products of a pair of samples in one pass over the image
+    rows, columns = {
+        'summation': ((s, q), (s, -q)),
+        'difference': ((q, s), (s, -q)),
+    }[kind]
+    return torch.stack(rows, -1) @ torch.stack(columns, -2)

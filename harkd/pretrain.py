@@ -6,7 +6,8 @@
 __all__ = ['STEP', 'MIN_S', 'MAX_S', 'OFFICIAL_TEST_SUBJECTS', 'UnitStore', 'make_store', 'save_store', 'load_store',
            'PretrainConfig', 'ViewBatch', 'CorpusLoader', 'masked_patch_loss', 'info_nce', 'patch_contrast_loss',
            'span_mask', 'PretrainModel', 'PretrainLoss', 'gather_corpus', 'training_subjects', 'pretrain',
-           'save_encoder', 'load_encoder', 'run_pretrain', 'plot_pretraining', 'reconstruction_picture']
+           'save_encoder', 'shipped_encoders', 'load_encoder', 'from_pretrained', 'run_pretrain', 'plot_pretraining',
+           'reconstruction_picture']
 
 # %% ../nbs/06_pretrain.ipynb #f5c3648e
 from dataclasses import asdict, dataclass, replace
@@ -244,7 +245,7 @@ class PretrainConfig(Config):
     )
     corpus: str = ''  # Folder of stores; empty: made from the data sets
     exclude: str = ''  # Subjects 'dataset:subject', comma-separated, that stay unseen
-    steps: int = 4000  # Of the training
+    steps: int = 2000  # Of the training
     batch_size: int = 256  # Windows; each gives two views
     lr: float = 2e-3  # Highest learning rate
     weight_decay: float = 0.05
@@ -317,6 +318,11 @@ class CorpusLoader:
     def steps(self) -> int:
         "Steps of an epoch: a pretraining is one epoch of `cfg.steps`, reported in tenths"
         return max(1, self.cfg.steps // 10)
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        "Whom a model trained with this loader has seen, as 'dataset:subject'"
+        return tuple(f'{s.name}:{who}' for s in self.stores for who in dict.fromkeys(s.subjects))
 
     @property
     def shares(self) -> np.ndarray:  # (stores,)
@@ -636,8 +642,24 @@ def save_encoder(encoder: WearableEncoder, folder: str | Path, **about) -> Path:
     return folder
 
 
-def load_encoder(folder: str | Path) -> tuple[WearableEncoder, dict]:
+def _shipped_folder() -> Path:
+    "Where the encoders installed with harkd are"
+    import harkd
+
+    return Path(harkd.__file__).parent / 'models'
+
+
+def shipped_encoders() -> list[str]:
+    "Names of the encoders that are installed with harkd"
+    return sorted(p.parent.name for p in _shipped_folder().glob('*/encoder.json'))
+
+
+def load_encoder(
+    folder: str | Path,  # Folder of an encoder, or the name of one that is installed with harkd
+) -> tuple[WearableEncoder, dict]:
     "Read an encoder, and what its file says about it"
+    if not Path(folder).exists() and folder in shipped_encoders():
+        folder = _shipped_folder() / folder
     about = read_json(Path(folder) / 'encoder.json')
     weights, _ = load_tensors(Path(folder) / 'encoder.safetensors')
     try:
@@ -646,6 +668,17 @@ def load_encoder(folder: str | Path) -> tuple[WearableEncoder, dict]:
     except (KeyError, TypeError, RuntimeError) as error:
         raise DamagedFile(f'{folder}: encoder.json and its weights do not fit ({error})') from error
     return encoder.eval(), about
+
+# %% ../nbs/06_pretrain.ipynb #5a1b2c02
+def from_pretrained(
+    name: str | Path,  # 'harkd-base', a folder of an encoder or of a model, or a name on the Hub
+    **options,  # Of the download: `revision`, `cache_dir`, `token`, …
+) -> nn.Module:  # A `WearableEncoder` or a model; in eval mode
+    "A pretrained encoder or a trained model"
+    folder = Path(name)
+    if str(name) in shipped_encoders() or (folder / 'encoder.json').exists():
+        return load_encoder(name)[0]
+    return load_model(name, **options)
 
 # %% ../nbs/06_pretrain.ipynb #54b4abaa
 def run_pretrain(

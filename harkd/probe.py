@@ -112,7 +112,7 @@ class ProbeConfig(Config):
     data_root: str = ''  # Its folder; empty: below HARKD_DATA, or installed
     stream: str = ''  # Inertial stream; empty: the first of the card's student inputs
     encoders: str = ''  # Folders of encoders (chapter 06), comma-separated; one is one seed
-    ks: str = '1,2,4,8,16'  # Labelled recordings of each class
+    ks: str = '1,2,4,8'  # Labelled recordings of each class
     draws: int = 5  # Of the labelled recordings
     folds: int = 4  # Groups of subjects, each held out once
     scratch: bool = True  # Also train the student from scratch
@@ -227,7 +227,8 @@ def run_probe(cfg: ProbeConfig) -> pd.DataFrame:  # Result rows; one an arm, see
     "The k-curve of all arms"
     data = load_dataset(cfg.dataset, cfg.data_root)
     stream = cfg.stream or data.card.student[0].split(':')[0]
-    windows = cut_windows(data, (stream, f'{stream}+norm'), whole=False)
+    inputs = (stream, f'{stream}+norm')
+    windows = cut_windows(data, inputs, whole=False, stride_s=data.card.window_s)
     features = frozen_features(cfg, windows, stream)
     subjects = data.subjects
     folds = [tuple(subjects[i :: cfg.folds]) for i in range(cfg.folds)]

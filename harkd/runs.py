@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SEAL_KEYS', 'MODEL_CLASSES', 'NOT_COMPUTED', 'NOT_SEALED', 'RUN_FORMAT', 'RESULT_COLUMNS', 'LEDGER_COLUMNS',
            'LEDGER_PAGE_BYTES', 'in_test', 'set_seed', 'check_params', 'Config', 'injected_params', 'make_config',
-           'check_range', 'check_positive', 'check_choice', 'added_field', 'renamed_field', 'plain_config',
-           'hash_config', 'processor', 'environment', 'write_bytes', 'write_json', 'DamagedFile', 'read_json',
-           'file_hash', 'write_sealed', 'find_damage', 'read_sealed', 'table_text', 'write_table', 'save_tensors',
-           'load_tensors', 'find_module', 'find_model_class', 'make_model', 'save_model', 'load_model', 'repo_root',
-           'hash_computation', 'run_files', 'compare_data', 'Run', 'results_dir', 'results_file', 'result_rows',
-           'write_results', 'read_ledger', 'write_ledger']
+           'opened_by_hand', 'quick_size', 'check_range', 'check_positive', 'check_choice', 'added_field',
+           'renamed_field', 'plain_config', 'hash_config', 'processor', 'environment', 'write_bytes', 'write_json',
+           'DamagedFile', 'read_json', 'file_hash', 'write_sealed', 'find_damage', 'read_sealed', 'table_text',
+           'write_table', 'save_tensors', 'load_tensors', 'find_module', 'find_model_class', 'make_model', 'save_model',
+           'load_model', 'repo_root', 'hash_computation', 'run_files', 'compare_data', 'Run', 'results_dir',
+           'results_file', 'result_rows', 'write_results', 'read_ledger', 'write_ledger']
 
 # %% ../nbs/02c_runs.ipynb #4fa57288
 import ast
@@ -23,10 +23,11 @@ import json
 import os
 import platform
 import random
+import sys
 import tempfile
 import warnings
 from contextlib import suppress
-from dataclasses import MISSING, asdict, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, field, fields, is_dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -112,6 +113,31 @@ def make_config(
     check_params(cls, values)
     return cls(**values)
 
+# %% ../nbs/02c_runs.ipynb #99fafdfa
+def opened_by_hand() -> bool:
+    "Is this cell run by a person in JupyterLab? `HARKD_FULL` says no"
+    if 'IPython' not in sys.modules or os.environ.get('HARKD_FULL') or in_test():
+        return False
+    from IPython import get_ipython
+
+    request = getattr(get_ipython(), 'get_parent', dict)()
+    return bool(request.get('metadata', {}).get('cellId'))
+
+# %% ../nbs/02c_runs.ipynb #e611bd75
+def quick_size(
+    config,  # A dataclass
+    command: str,  # As in `harkd run <command>`
+    **sizes,  # Values of its fields for a run of at most a minute
+):  # The same dataclass
+    "In JupyterLab a small run, said in a line; elsewhere the configuration as it is"
+    if not opened_by_hand():
+        return config
+    default = {f.name: f.default for f in fields(config)}
+    changed = {k: v for k, v in sizes.items() if getattr(config, k) == default[k] != v}
+    said = ', '.join(f'{k}={v!r}' for k, v in changed.items())
+    print(f'A quick size in JupyterLab: {said}. In full: harkd run {command}, or set HARKD_FULL=1')
+    return replace(config, **changed)
+
 # %% ../nbs/02c_runs.ipynb #5b20ca07
 def check_range(
     config,  # A configuration
@@ -151,9 +177,12 @@ def check_choice(
         raise ValueError(f"{name} must be {', '.join(first)} or {last}, got '{value}'")
 
 # %% ../nbs/02c_runs.ipynb #1d14feeb
-def added_field(default):  # A field of a dataclass
-    "A field that older configurations do not have: at its default it is left out of their hash"
-    return field(default=default, metadata={'added': True})
+def added_field(
+    default,
+    **older,  # `older=value`: what configurations without the field mean, if not the default
+):  # A field of a dataclass
+    "A field that older configurations do not have: at its older value it is left out of the hash"
+    return field(default=default, metadata={'older': older.get('older', default)})
 
 # %% ../nbs/02c_runs.ipynb #5b20ca0b
 def renamed_field(default, old: str):  # A field of a dataclass
@@ -163,15 +192,15 @@ def renamed_field(default, old: str):  # A field of a dataclass
 # %% ../nbs/02c_runs.ipynb #5b20ca0c
 def plain_config(
     config,  # A dataclass or a dict
-) -> dict:  # Names as saved, without `added_field`s at their default
+) -> dict:  # Names as saved, without `added_field`s at their older value
     "A configuration as it is saved and hashed"
     if not is_dataclass(config):
         return config
     values = asdict(config)
     saved = {}
     for f in fields(config):
-        unchanged = values[f.name] == f.default
-        if not (f.metadata.get('added') and unchanged):
+        is_as_before = 'older' in f.metadata and values[f.name] == f.metadata['older']
+        if not is_as_before:
             saved[f.metadata.get('saved_as', f.name)] = values[f.name]
     return saved
 
@@ -404,6 +433,7 @@ MODEL_CLASSES = {  # What a model folder may name, by module
     'learned_losses': ('ReusedHead',),
     'video': ('C3D', 'VideoStudent'),
     'image_encodings': ('ImageStudent', 'RelationTeacher'),
+    'depth_networks': ('FactoredVideoNet',),
 }
 
 # %% ../nbs/02c_runs.ipynb #5b20ca15

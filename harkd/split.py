@@ -178,8 +178,7 @@ def inseparable_subjects(
     subjects: list[str] | None = None,  # Of these; None: all
 ) -> list[list[str]]:  # Most lists hold one subject
     "Subjects who share a group, directly or through others, and must not be split"
-    known = _named_subjects(windows)
-    subjects = known if subjects is None else list(subjects)
+    subjects = _named_subjects(windows) if subjects is None else list(subjects)
     table = windows.table[windows.table.group != ''][['subject', 'group']].drop_duplicates()
     team = {name: [name] for name in subjects}
     for _, names in table.groupby('group', sort=False).subject:
@@ -218,15 +217,37 @@ def _every_kth(teams, k):  # as in all published results
 
 
 def _equal_windows(teams, windows, k):
-    "Largest team first, each into the fold that holds the fewest windows so far"
+    "Largest team first into the smallest fold; then exchanges of largest and smallest fold"
     count = windows.table.subject.value_counts()
     sizes = [int(count.reindex(team, fill_value=0).sum()) for team in teams]
-    folds, total = [[] for _ in range(k)], [0] * k
+    folds = [[] for _ in range(k)]
+
+    def total(fold):
+        return sum(sizes[i] for i in fold)
+
     for i in sorted(range(len(teams)), key=lambda i: -sizes[i]):
-        fold = total.index(min(total))
-        folds[fold] += teams[i]
-        total[fold] += sizes[i]
-    return folds
+        min(folds, key=total).append(i)
+    while swap := _best_exchange(max(folds, key=total), min(folds, key=total), sizes):
+        (large, i), (small, j) = swap
+        large.remove(i)
+        small.append(i)
+        if j is not None:
+            small.remove(j)
+            large.append(j)
+    return [[name for i in sorted(fold) for name in teams[i]] for fold in folds]
+
+
+def _best_exchange(large, small, sizes):
+    "Which team of the large fold goes for which of the small one (None: for none), if any helps"
+    gap = sum(sizes[i] for i in large) - sum(sizes[j] for j in small)
+    back = [*small, None] if len(large) > 1 else small
+    after = {
+        (i, j): abs(gap - 2 * (sizes[i] - (0 if j is None else sizes[j])))
+        for i in large
+        for j in back
+    }
+    i, j = min(after, key=after.get)
+    return ((large, i), (small, j)) if after[i, j] < gap else None
 
 
 def kfold_splits(
@@ -330,6 +351,7 @@ class BatchLoader:
     batch_size: int = 32
     augment: Augment = Augment()  # Training batches only
     seed: int = 0
+    balance: float = 0.0  # In [0,1]; 0: each window once an epoch, 1: each class equally often
     # The epoch used last and its order, so that an epoch is shuffled once, not at every step
     _order: dict = field(default_factory=dict, init=False, repr=False)
 
@@ -354,6 +376,12 @@ class BatchLoader:
     def steps(self) -> int:
         "Batches of an epoch; a last batch of one window joins the one before it"
         return max(1, (len(self.split.train) + self.batch_size - 2) // self.batch_size)
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        "Whom a model trained with this loader has seen"
+        names = subject_names(self.split.windows).iloc[self.split.train]
+        return tuple(dict.fromkeys(names))
 
     def ids(self, epoch: int, step: int) -> np.ndarray:  # (b,) which windows
         "Windows of one training batch"
@@ -391,10 +419,18 @@ class BatchLoader:
         order = self._order.get(epoch)
         if order is None:
             rng = np.random.default_rng(step_seed(self.seed, epoch))
-            order = rng.permutation(self.split.train)
+            order = self._draw_order(rng)
             self._order.clear()
             self._order[epoch] = order
         return order
+
+    def _draw_order(self, rng):
+        train = self.split.train
+        if not self.balance:
+            return rng.permutation(train)
+        labels = self.split.windows.y[train]
+        weight = np.bincount(labels)[labels] ** -float(self.balance)
+        return rng.choice(train, len(train), p=weight / weight.sum())
 
     def __getstate__(self):  # other processes shuffle for themselves
         return {**self.__dict__, '_order': {}}

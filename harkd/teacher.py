@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEACHERS', 'centre_skeleton', 'Branch', 'FusionTeacher', 'STConvT', 'as_sequences', 'as_array', 'make_rocket',
-           'RocketTeacher', 'fit_rocket', 'Ensemble', 'make_teacher']
+           'rocket_classifier', 'RocketTeacher', 'fit_rocket', 'Ensemble', 'make_teacher']
 
 # %% ../nbs/04_teacher.ipynb #fe7639ca
 import numpy as np
@@ -259,18 +259,34 @@ def make_rocket(
     kernels: int = 10_000,
     seed: int = 0,
 ):  # aeon's transformer from (n,c,t) to (n,features)
-    "MiniRocket, ready to fit; raises ImportError without the extra `bench`"
+    "MiniRocket, ready to fit; raises ImportError without aeon"
     try:
         import numba
         from aeon.transformations.collection.convolution_based import MiniRocket
     except ImportError:
-        raise ImportError("MiniRocket needs aeon: pip install 'harkd[bench]'") from None
+        raise ImportError('MiniRocket needs aeon: pip install aeon') from None
     threads = torch.get_num_threads()
     # numba's start sets the threads of OpenMP, which are torch's, too: the same training would
     # give other bits afterwards
     numba.set_num_threads(numba.get_num_threads())
     torch.set_num_threads(threads)
     return MiniRocket(n_kernels=kernels, random_state=seed)
+
+# %% ../nbs/04_teacher.ipynb #7ea000d2
+def rocket_classifier(
+    kernels: int = 10_000,
+    seed: int = 0,
+):  # A scikit-learn estimator over (n,c,t), ready to fit
+    "MiniRocket with a ridge classifier (Dempster et al. 2021); raises ImportError without aeon"
+    from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(
+        make_rocket(kernels, seed),
+        StandardScaler(with_mean=False),
+        RidgeClassifierCV(alphas=np.logspace(-3, 3, 10)),
+    )
 
 # %% ../nbs/04_teacher.ipynb #2c730554
 class RocketTeacher(HarModel):

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from .preprocess import Batch
 from harkd.runs import (
     Config,
+    added_field,
     check_choice,
     check_positive,
     check_range,
@@ -30,14 +31,14 @@ from harkd.runs import (
     save_tensors,
     set_seed,
 )
-from .split import BatchLoader, step_seed, subject_names
+from .split import BatchLoader, step_seed
 
 # %% ../nbs/02d_train.ipynb #8b5103d5
 @dataclass(frozen=True)
 class TrainConfig(Config):
     "Everything a training depends on, besides its model, data and loss"
 
-    epochs: int = 40  # Passes over the training windows
+    epochs: int = 40  # Passes over the training windows, unless `steps` is above 0
     batch_size: int = 32
     lr: float = 3e-3  # Highest learning rate (AdamW)
     weight_decay: float = 0.01  # Of matrices and kernels; biases and norms have none
@@ -46,6 +47,8 @@ class TrainConfig(Config):
     clip: float = 2.0  # Largest gradient norm; 0: no limit
     precision: str = 'no'  # 'no' | 'bf16' | 'fp16'
     seed: int = 0
+    steps: int = added_field(0)  # Batches; above 0, instead of `epochs`
+    balance: float = added_field(0.0)  # In [0,1], see `BatchLoader`; 1: classes equally often
 
     def __post_init__(self):
         check_range(self, 'epochs', 1)
@@ -56,9 +59,11 @@ class TrainConfig(Config):
         check_range(self, 'ema', 0, 0.99999)
         check_range(self, 'clip', 0)
         check_choice(self, 'precision', 'no', 'bf16', 'fp16')
+        check_range(self, 'steps', 0)
+        check_range(self, 'balance', 0, 1)
 
     def smoke(self):
-        return replace(self, epochs=2)
+        return replace(self, epochs=2, steps=0)
 
 # %% ../nbs/02d_train.ipynb #7c01da03
 def learning_rate(
@@ -228,17 +233,23 @@ class _Training:
     def __init__(self, model, loader, loss, cfg):
         self.cfg = cfg
         self.model = model
-        self.loader = replace(loader, batch_size=cfg.batch_size, seed=cfg.seed)
+        self.loader = self._own(loader)
         self.accelerator = _accelerator(cfg.precision)
         self.optimizer = make_optimizer(model, cfg)
         model.to(self.accelerator.device)
         self.ema = EMA(model, cfg.ema) if cfg.ema else None
         self.loss_module = _LossModule(model, loss)
-        self.total = cfg.epochs * self.loader.steps
+        self.total = cfg.steps or cfg.epochs * self.loader.steps
+        self.epochs = self.total / self.loader.steps
         self.steps_done = 0
         self.history = []
         self.sums = {}  # of this epoch, by part of the loss
         self.scaler = None  # state of fp16's gradient scaler
+
+    def _own(self, loader):
+        "The loader with the configuration's values; those of other data may have no balance"
+        balance = {'balance': self.cfg.balance} if self.cfg.balance else {}
+        return replace(loader, batch_size=self.cfg.batch_size, seed=self.cfg.seed, **balance)
 
     # --- checkpoints
 
@@ -271,7 +282,9 @@ class _Training:
         save_tensors(path, _checkpoint_tensors(self.model, self.ema, self.optimizer), saved)
 
     def checkpoint_due(self, every):
-        at_multiple = self.steps_done % (every or self.loader.steps) == 0
+        # where few windows make short epochs, a checkpoint for each would take most of the time
+        between = max(self.loader.steps, 100) if self.cfg.steps else self.loader.steps
+        at_multiple = self.steps_done % (every or between) == 0
         return self.accelerator.is_main_process and (at_multiple or self.steps_done == self.total)
 
     # --- steps
@@ -301,7 +314,7 @@ class _Training:
 
     def _draw_batch(self, epoch, step):  # and seed what the model draws
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        batch = self.loader.train(epoch, step, self.cfg.epochs, rank, world)
+        batch = self.loader.train(epoch, step, self.epochs, rank, world)
         batch = to_device(batch, self.accelerator.device)
         of_process = [rank] if rank else []
         set_seed(step_seed(self.cfg.seed, epoch, step, 1, *of_process))
@@ -333,12 +346,13 @@ class _Training:
     # --- epochs
 
     @property
-    def epoch_ended(self):
-        return self.steps_done % self.loader.steps == 0
+    def epoch_ended(self):  # the last one may be shorter
+        return self.steps_done % self.loader.steps == 0 or self.steps_done == self.total
 
     def end_epoch(self, val_every):
-        epoch = self.steps_done // self.loader.steps
-        means = {k: v / self.loader.steps for k, v in self.sums.items()}
+        epoch = math.ceil(self.steps_done / self.loader.steps)
+        steps = self.steps_done - (epoch - 1) * self.loader.steps
+        means = {k: v / steps for k, v in self.sums.items()}
         row = {'epoch': epoch, 'lr': self.optimizer.param_groups[0]['lr'], **means}
         self.sums = {}
         if self._validation_due(epoch, val_every):
@@ -348,7 +362,7 @@ class _Training:
     def _validation_due(self, epoch, val_every):
         if not val_every or not len(self.loader.split.val):
             return False
-        return epoch % val_every == 0 or epoch == self.cfg.epochs
+        return epoch % val_every == 0 or self.steps_done == self.total
 
     def _val_accuracy(self):  # of the averaged weights
         val = self.loader.split.val
@@ -364,8 +378,7 @@ class _Training:
         if self.ema:
             self.model.load_state_dict(self.ema.state)
         self.model.eval()
-        names = subject_names(self.loader.split.windows).iloc[self.loader.split.train]
-        self.model.trained_on = tuple(dict.fromkeys(names))  # for the check of a teacher
+        self.model.trained_on = self.loader.subjects  # for the check of a teacher
         return self.history
 
 # %% ../nbs/02d_train.ipynb #41b52a99
@@ -418,7 +431,7 @@ def train(
         if training.epoch_ended:
             training.end_epoch(val_every)
             _show(bar, training.history[-1])
-            _report(progress, training.history[-1], cfg.epochs)
+            _report(progress, training.history[-1], math.ceil(training.epochs))
         if checkpoint and training.checkpoint_due(every):
             training.save(checkpoint)
     return training.finish()

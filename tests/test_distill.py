@@ -257,7 +257,7 @@ def test_several_teachers_and_an_ensemble_of_one_agree(new_student, teacher, loa
     [
         (None, dict(alpha=1.5), r'alpha must be in \[0,1\], got 1.5'),
         (None, dict(temperature=0.0), 'temperature must be > 0, got 0'),
-        (None, dict(weight=-1.0), 'weight must be >= 0, got -1'),
+        (None, dict(weight=-1.0), 'weight must be at least 0, got -1'),
         ('magic', {}, "unknown method 'magic', choose from: kd, dkd"),
         ('simkd', {}, "simkd trains a student with its teacher's classifier: make it with"),
         ('attention_map', {}, "the student has no 'attn.-1'"),
@@ -389,7 +389,7 @@ def test_a_teacher_from_other_data_is_refused(run, windows):
         (dict(seeds=0), 'seeds must be at least 1'),
         (dict(alpha=7.0), r'alpha must be in \[0,1\]'),
         (dict(teacher_model='gcn'), "unknown teacher 'gcn'"),
-        (dict(epochs=0), 'epochs must be at least 1, got 0'),
+        (dict(epochs=-1), 'epochs must be at least 0, got -1'),
         (dict(teacher_model=','), "teacher_model names no teacher: ','"),
         (dict(pretrain=2, loss=''), 'pretrain follows a teacher'),
         (dict(pretrain=2, weight=0.0), 'pretrain follows a teacher'),

@@ -1,16 +1,18 @@
 "Configurations, windows, folds, training once, parallel tasks, tables"
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from harkd.baselines import BaselineConfig
+from harkd.compare import CompareConfig
 from harkd.data import dataset_card
+from harkd.distill import DistillConfig
 from harkd.experiment import (
     DataConfig,
     FitConfig,
-    check_fit,
     experiment_inputs,
     experiment_splits,
     experiment_windows,
@@ -20,16 +22,16 @@ from harkd.experiment import (
     run_tasks,
     summarise,
 )
-from harkd.runs import load_model
+from harkd.runs import hash_config, load_model
 from harkd.split import BatchLoader
 from harkd.student import make_student
 from harkd.train import cross_entropy, train
 
 
 def test_defaults_are_valid():
-    check_fit(DataConfig())
-    check_fit(FitConfig())
-    assert FitConfig().smoke().epochs == 1
+    assert DataConfig().folds == 5
+    smoke = FitConfig().smoke()
+    assert (smoke.epochs, smoke.steps) == (1, 0)
 
 
 def test_training_and_augmentation_are_taken_from_the_configuration():
@@ -42,7 +44,10 @@ def test_training_and_augmentation_are_taken_from_the_configuration():
 @pytest.mark.parametrize(
     'bad, message',
     [
-        (dict(epochs=0), 'epochs must be at least 1, got 0'),
+        (dict(epochs=-1), 'epochs must be at least 0, got -1'),
+        (dict(steps=0), 'epochs and steps are both 0'),
+        (dict(epochs=5, steps=300), 'the budget is either epochs or steps, got epochs=5 and'),
+        (dict(balance=1.5), r'balance must be in \[0,1\], got 1.5'),
         (dict(lr=-1.0), 'lr must be > 0, got -1.0'),
         (dict(ema=2.0), r'ema must be in \[0,0.99999\], got 2.0'),
         (dict(batch_size=0), 'batch_size must be at least 2, got 0'),
@@ -60,20 +65,35 @@ def test_a_value_out_of_range_is_refused_when_the_configuration_is_made(bad, mes
         replace(FitConfig(), **bad)
 
 
-@dataclass(frozen=True)
-class Later(FitConfig):
-    seeds: int = 2
-    alpha: float = 0.7
-    temperature: float = 3.0
+@pytest.mark.parametrize(
+    'config, bad, message',
+    [
+        (DistillConfig, dict(seeds=0), 'seeds must be at least 1, got 0'),
+        (DistillConfig, dict(alpha=2.0), r'alpha must be in \[0,1\], got 2.0'),
+        (DistillConfig, dict(temperature=0.0), 'temperature must be > 0, got 0.0'),
+        (DistillConfig, dict(teachers=0), 'teachers must be at least 1, got 0'),
+        (DistillConfig, dict(weight=-1.0), 'weight must be at least 0, got -1.0'),
+        (DistillConfig, dict(consistency=-1.0), 'consistency must be at least 0, got -1.0'),
+        (DistillConfig, dict(int8=-1), 'int8 must be at least 0, got -1'),
+        (DistillConfig, dict(pretrain=-1), 'pretrain must be at least 0, got -1'),
+        (DistillConfig, dict(teacher_epochs=-1), 'teacher_epochs must be at least 0, got -1'),
+        (DistillConfig, dict(baseline='x'), "baseline must be '' or 'minirocket', got 'x'"),
+        (CompareConfig, dict(final_seeds=0), 'final_seeds must be at least 1, got 0'),
+        (BaselineConfig, dict(kernels=50), 'kernels must be at least 84, got 50'),
+        (BaselineConfig, dict(trees=0), 'trees must be at least 1, got 0'),
+        (BaselineConfig, dict(jobs=-1), 'jobs must be at least 0, got -1'),
+    ],
+)
+def test_later_configurations_check_what_they_add(config, bad, message):
+    with pytest.raises(ValueError, match=message):
+        config(**bad)
 
 
-def test_subclasses_are_checked_too():
-    with pytest.raises(ValueError, match='seeds must be at least 1, got 0'):
-        Later(seeds=0)
-    with pytest.raises(ValueError, match=r'alpha must be in \[0,1\], got 2.0'):
-        check_fit(Later(alpha=2.0))
-    with pytest.raises(ValueError, match='temperature must be > 0, got 0.0'):
-        check_fit(Later(temperature=0.0))
+def test_a_budget_in_epochs_takes_the_place_of_steps():
+    assert FitConfig().training(0).steps == FitConfig.steps
+    cfg = FitConfig(epochs=3)
+    assert (cfg.steps, cfg.training(0).steps, cfg.training(0).epochs) == (0, 0, 3)
+    assert hash_config(cfg) != hash_config(FitConfig())
 
 
 @pytest.fixture(scope='module')

@@ -8,11 +8,13 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.io import savemat
 from typer.testing import CliRunner
 
 from harkd.cli import app
 from harkd.distill import DistillationLoss
+from harkd.losses import soft_target_loss
 from harkd.preprocess import Batch
 from harkd.split import LeakError, Split
 from harkd.student import HarModel
@@ -264,6 +266,20 @@ def test_freezing_counts_layers_from_the_first(n, first):
 def test_all_layers_but_the_classifier_are_the_published_19():
     assert C3D_LAYERS[18:] == ('drop7', 'head')
     assert freeze_layers(C3D(3, width=2, size=32, hidden=8), 19) == ['head.weight', 'head.bias']
+
+
+@pytest.mark.parametrize('classes', [11, 101])
+def test_soft_targets_of_a_confident_teacher_are_far_from_uniform(classes):
+    logits = 20 * F.one_hot(torch.arange(classes), classes).float()  # sure to a millionth
+    student = torch.zeros_like(logits, requires_grad=True)
+    soft_target_loss(student, logits, 10.0).backward()
+    # at the uniform student, the gradient is 10 times (uniform − target)
+    target = 1 / classes - student.grad * classes / 10
+    assert torch.allclose(target, F.softmax(logits / 10, 1), atol=1e-5)
+    assert (target.amax(1) > 4 / classes).all()
+    doubled = torch.zeros_like(logits, requires_grad=True)
+    soft_target_loss(doubled, logits.softmax(1), 10.0).backward()  # the mistake
+    assert ((1 / classes - doubled.grad * classes / 10).amax(1) < 1.2 / classes).all()
 
 
 def test_a_video_teacher_distils_into_a_video_student():

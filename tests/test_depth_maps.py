@@ -1,0 +1,106 @@
+"Projections, motion maps, grid series and their scores (chapter 04g)"
+
+import numpy as np
+import pytest
+
+from harkd.depth_maps import (
+    average_scores,
+    body_box,
+    depth_grid,
+    motion_bounds,
+    motion_maps,
+    project_depth,
+    render_depth,
+    ridge_scores,
+)
+
+
+def moving_block(t=24, height=30, width=40, start=5, step=1, distance=2000):
+    "A square that walks to the right and comes nearer"
+    depth = np.zeros((t, height, width), np.uint16)
+    for i in range(t):
+        column = start + step * i
+        depth[i, 8:16, column : column + 6] = distance - 10 * i
+    return depth
+
+
+def test_projections_count_the_pixels_of_each_bin():
+    depth = np.zeros((1, 4, 5), np.uint16)
+    depth[0, 1, 2:4] = 2000
+    depth[0, 2, 2] = 2400
+    front, side, top = project_depth(depth, bins=4, reach=800)
+    assert front.shape == (1, 2, 2) and side.shape == (1, 2, 4) and top.shape == (1, 4, 2)
+    # the median is 2000 mm, in the middle of 1.6 m: bin 2; 2400 mm is a quarter farther: bin 3
+    assert side[0].tolist() == [[0, 0, 2 / 8, 0], [0, 0, 0, 1 / 8]]
+    assert top[0].tolist() == [[0, 0], [0, 0], [1 / 8, 1 / 8], [1 / 8, 0]]
+    np.testing.assert_allclose(front[0], [[0.75, 0.75], [0.625, 0]])
+
+
+def test_an_empty_video_has_no_body_and_no_motion():
+    empty = np.zeros((5, 6, 7), np.uint16)
+    assert body_box(empty) == (slice(0, 6), slice(0, 7))
+    assert not motion_maps(empty, 4).any() and not depth_grid(empty, 2, 8).any()
+
+
+def test_place_in_the_image_and_distance_do_not_matter():
+    here = moving_block()
+    there = moving_block(start=9)
+    farther = np.where(here > 0, here + 700, 0).astype(np.uint16)
+    np.testing.assert_allclose(motion_maps(here, 8), motion_maps(there, 8), atol=1e-6)
+    np.testing.assert_allclose(motion_maps(here, 8), motion_maps(farther, 8), atol=1e-6)
+    np.testing.assert_allclose(depth_grid(here), depth_grid(there), atol=1e-6)
+
+
+def test_left_and_right_differ():
+    right = moving_block()
+    left = right[:, :, ::-1]
+    a, b = (motion_maps(d, 8).reshape(3, 7, 2, 8, 8) for d in (right, left))
+    assert np.abs(a - b).max() > 0.1
+    np.testing.assert_allclose(a[0, 0, :, :, ::-1], b[0, 0], atol=1e-6)  # mirrored, not equal
+
+
+def test_sections_hold_equal_motion_not_equal_time():
+    front = np.zeros((21, 2, 2))
+    front[17:, 0, 0] = np.arange(1, 5)  # still for 16 changes, then four equal ones
+    starts = [first for first, _ in motion_bounds(front, 4)]
+    assert starts == [0, 16, 17, 18]  # of equal time: 0, 5, 10, 15
+    assert motion_bounds(np.zeros((9, 2, 2)), 2) == [(0, 3), (3, 8)]  # no motion: time instead
+
+
+def test_a_trial_does_not_depend_on_other_trials():
+    trials = [moving_block(start=s, step=1 + s % 2) for s in (3, 4)]
+    alone = [motion_maps(d, 8) for d in trials]
+    backwards = [motion_maps(d, 8) for d in trials[::-1]][::-1]
+    for a, b in zip(alone, backwards):
+        assert np.array_equal(a, b)
+
+
+def test_average_has_no_scale_and_no_other_rows():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 6, 4))
+    mean = average_scores(a, b)
+    np.testing.assert_allclose(average_scores(9 * a + 3, b), mean, atol=1e-5)
+    np.testing.assert_allclose(average_scores(a[:2], b[:2]), mean[:2], atol=1e-7)
+
+
+def test_ridge_scores_are_the_closed_form():
+    rng = np.random.default_rng(1)
+    x, y, at = rng.normal(size=(20, 3)), np.arange(20) % 3, rng.normal(size=(5, 3))
+    centred, targets = x - x.mean(0), np.eye(3)[y]
+    weights = np.linalg.solve(
+        centred.T @ centred + 0.3 * np.eye(3), centred.T @ (targets - targets.mean(0))
+    )
+    expected = (at - x.mean(0)) @ weights + targets.mean(0)
+    np.testing.assert_allclose(ridge_scores(x, y, at, 3, 0.3), expected, atol=1e-9)
+
+
+def test_the_nearer_ball_hides_the_farther():
+    skeleton = np.zeros((1, 2, 3))
+    skeleton[0, :, 2] = 2.0, 3.0
+    depth = render_depth(skeleton)
+    assert set(np.unique(depth)) - {0} <= set(range(1900, 2001))
+
+
+def test_one_frame_has_no_motion():
+    with pytest.raises(ValueError, match='at least 2 frames, got 1'):
+        motion_maps(moving_block(t=1))

@@ -1,0 +1,101 @@
+"Chapters with a live figure in JupyterLab: all cells run, a control moves, the figure follows"
+
+import os
+from functools import partial
+
+import nbformat
+import pytest
+
+from tests import servers
+from tests.conftest import ROOT
+from tests.test_explorer import CHROMIUM, browser, open_notebook
+
+CHAPTERS = (  # The first two always; HARKD_BROWSER=all: every one
+    '02_tokens',
+    '01a_augment',
+    '05_distill',
+    '06_pretrain',
+    '07c_attribute',
+    '07d_rollout',
+    '07g_corruptions',
+    '09b_quantize',
+)
+SHOWN = CHAPTERS if os.environ.get('HARKD_BROWSER') == 'all' else CHAPTERS[:2]
+RUN_S = 400 if len(SHOWN) > 2 else 120  # Seconds until the last figure of a chapter is there
+DATA = """() => JSON.stringify([...document.querySelectorAll('.js-plotly-plot')].map(
+    g => [g._fullLayout.title.text, g._fullData.map(d => Array.from(d.y ?? []).slice(0, 50))]))"""
+
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    "JupyterLab on a folder with copies of the chapters, without their outputs"
+    folder = tmp_path_factory.mktemp('lab')
+    for chapter in SHOWN:
+        notebook = nbformat.read(ROOT / 'nbs' / f'{chapter}.ipynb', 4)
+        for cell in notebook.cells:
+            if cell.cell_type == 'code':
+                cell.outputs = []
+        nbformat.write(notebook, folder / f'{chapter}.ipynb')
+    env = servers.home_environment(folder / 'home')
+    env |= {'IN_TEST': '', 'HARKD_FULL': ''}
+    env.pop('MPLBACKEND', None)
+    command = partial(servers.lab_command, folder)
+    process, url = servers.start(command, '/api', folder, env)
+    yield url
+    servers.stop(process)
+
+
+@browser
+@pytest.mark.parametrize('chapter', SHOWN)
+def test_a_moved_control_changes_the_figure(chapter, lab):
+    sync = pytest.importorskip(
+        'playwright.sync_api', reason='no playwright: pip install playwright'
+    )
+    errors, folder = [], ROOT / 'test-artefacts'
+    folder.mkdir(exist_ok=True)
+
+    def on_console(message):
+        if message.type == 'error':
+            errors.append(f'{message.text} {message.location.get("url", "")}')
+
+    with sync.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        page = chromium.new_page(viewport={'width': 1500, 'height': 1100})
+        page.on('pageerror', lambda e: errors.append(f'page: {e}'))
+        page.on('console', on_console)
+        page.goto(f'{lab}/lab/tree/{chapter}.ipynb', timeout=120000)
+        try:
+            open_notebook(page, sync)
+            move_a_control(page, chapter)
+        finally:
+            page.screenshot(path=folder / f'live_{chapter}.png')
+    own = [e for e in errors if 'Failed to load resource' not in e]
+    assert own == []
+
+
+def move_a_control(page, chapter):
+    "With the keyboard, as far as the end; JupyterLab draws only the cells that are in view"
+    live = 'LiveFigure(\n'
+    notebook = nbformat.read(ROOT / 'nbs' / f'{chapter}.ipynb', 4)
+    position = next(i for i, c in enumerate(notebook.cells) if live in c.source)
+    cell = page.locator(f'.jp-Cell[data-windowed-list-index="{position}"]')
+    end = page.locator('.jp-WindowedPanel-outer').first
+    plot = page.locator('.js-plotly-plot').first
+    share = position / len(notebook.cells)
+    for _ in range(RUN_S):
+        end.evaluate(
+            '(e, share) => {e.scrollTop = share * e.scrollHeight}',
+            share,
+        )
+        if cell.count():
+            cell.scroll_into_view_if_needed()
+        if plot.count() and plot.is_visible():
+            break
+        page.wait_for_timeout(1000)
+    plot.wait_for(timeout=5000)
+    plot.scroll_into_view_if_needed()
+    before = page.evaluate(DATA)
+    page.locator('.widget-hslider .noUi-handle').first.focus()
+    for _ in range(3):
+        page.keyboard.press('ArrowRight')
+    page.wait_for_function(f'b => ({DATA})() !== b', arg=before, timeout=60000)
