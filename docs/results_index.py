@@ -21,11 +21,13 @@ THEMES = {
     'formats': 'Exported files: size, accuracy and agreement with the model.',
     'explanations': 'Faithfulness of attributions, and how distillation changes them (chapter 08).',
     'video': 'Depth video of UTD-MHAD alone and beside the IMU (chapter 04g).',
+    'words': 'Classes of unseen data sets named by words, beside controls (chapter 06a).',
     'benchmarks': 'Latency, stream and explorer, measured on one machine.',
 }
 COMPARE = 'chapter 05a: `harkd run compare`'
 EXPLAIN = 'chapter 08: `harkd run explain`'
 BENCH = '`make bench`'
+WORDS = 'chapter 06a: `harkd run language`'
 WITHOUT_RECIPE = {
     'utd_official.csv': (
         'the training that `explanations/` explains, before the recipes',
@@ -61,6 +63,14 @@ WITHOUT_RECIPE = {
     'bench_latency_earlier.csv': ('the same on an earlier machine', BENCH),
     'bench_latency_earlier.json': ('ratios of bench_latency_earlier.csv', BENCH),
     'bench_stream.json': ('an hour of movements through the stream', BENCH),
+    **{
+        f'words_dev_{target}_{text}.csv': (
+            f'{title}, k = 0 with an encoder of the development, text encoder {text}',
+            WORDS,
+        )
+        for target, title in (('motionsense', 'MotionSense'), ('hapt', 'HAPT'))
+        for text in ('attributes', 'sentences')
+    },
     'utd_stream.csv': (
         'accuracy of the stream, with and without smoothing',
         '`python -m tests.bench_deploy --streamed`',
