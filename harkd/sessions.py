@@ -10,6 +10,7 @@ __all__ = ['TO_SI', 'SI', 'MANIFEST', 'TIME_KEYS', 'STREAM_KEYS', 'SUITS', 'PAUS
 # %% ../nbs/00c_sessions.ipynb #5f5741a2
 import json
 import math
+import mmap
 import re
 from collections import Counter
 from dataclasses import dataclass, fields, replace
@@ -469,11 +470,18 @@ def _label_spans(labels, time, period):
     return tuple(Span(s, float(a), float(b)) for s, a, b in edges if s and b > a)
 
 # %% ../nbs/00c_sessions.ipynb #486124ae
+def _pages(shape):
+    "A float32 array in pages of its own: they go back to the system when it is released"
+    if np.prod(shape) < 2**14:
+        return np.empty(shape, np.float32)
+    return np.frombuffer(mmap.mmap(-1, 4 * int(np.prod(shape))), np.float32).reshape(shape)
+
+
 def _values(study, name, table, recording):
     "Samples of one stream in SI units, (t,c) float32"
     stream = study.streams[name]
     _check_distinct(stream['columns'], f"{study.root / 'manifest.json'}: stream '{name}'")
-    values = np.empty((len(table), len(stream['columns'])), np.float32)
+    values = _pages((len(table), len(stream['columns'])))
     for k, (channel, column) in enumerate(stream['columns'].items()):
         unit = _unit(stream, channel)
         raw, scale = table.columns[column], unit_scale(unit)
