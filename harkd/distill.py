@@ -88,7 +88,7 @@ def split_names(
 class DistillConfig(FitConfig):
     "Everything a distillation experiment depends on"
 
-    student: str = 'conv_20k'  # One of `STUDENTS`
+    student: str = 'conv_80k'  # One of `STUDENTS`
     teacher: str = ''  # Run folder whose teachers to use; empty: train them here
     teacher_model: str = 'auto'  # Names, comma-separated; 'auto': see `teacher_kind`
     teacher_epochs: int = 0  # Passes of the teacher; 0: the same budget as the students
@@ -995,7 +995,10 @@ def _suggestions(run):
             'a teacher with richer input (more sensors or places), if your recordings have it: '
             '-p teacher_inputs a,b'
         )
-    tries.append('several teachers, averaged: -p teachers 3')
+    tries.append(
+        'several teachers, averaged: -p teachers 3; or MiniRocket as one of them: '
+        '-p teacher_model wide,rocket'
+    )
     if not cfg.get('balance'):
         tries.append('batches that hold every class equally often, if macro-F1 lags: -p balance 1')
     tries.append(
