@@ -99,6 +99,8 @@ def roc_curves(
     classes: tuple[str, ...],  # Names, by label
 ) -> dict[str, pd.DataFrame]:  # By class that occurs: false and true positive rates, from 0 to 1
     "Receiver operating characteristics, one class against the rest"
+    from sklearn.metrics import roc_curve
+
     y, values = np.asarray(y), np.asarray(values, float)
     if values.shape != (len(y), len(classes)):
         raise ValueError(
