@@ -403,7 +403,9 @@ def depth_net_windows(
         depth = trial_depth(data.recordings[windows.table.recording.iloc[i]])
         clips[i] = depth_views(depth, cfg.stored_frames, cfg.size)
         digest.update(clips[i].tobytes())
-    fields = {k: getattr(windows, k) for k in ('table', 'signals', 'length', 'card', 'report', 'record')}
+    fields = {
+        k: getattr(windows, k) for k in ('table', 'signals', 'length', 'card', 'report', 'record')
+    }
     windows = DepthWindows(**fields, inputs=('video',), hash=digest.hexdigest()[:12])
     return windows, clips, experiment_splits(cfg, windows)
 

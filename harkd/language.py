@@ -490,7 +490,7 @@ _CONCEPTS = (
     (
         'drawing a circle',
         'drawing',
-        'draw circle cw|draw circle ccw',
+        'draw circle cw|draw circle ccw|circle cw|circle ccw',
         'upright arms free_arms hands:.3 turns:.5 intensity:.3',
         'a person draws a circle in the air',
     ),
