@@ -11,7 +11,7 @@ RESULTS, RECIPES = ROOT / 'nbs' / 'results', ROOT / 'nbs' / 'recipes'
 THEMES = {
     'distillation': 'Teacher, student alone and distilled student: official split and folds.',
     'leave_one_subject_out': 'UTD-MHAD, each of the eight subjects left out in turn.',
-    'development': 'The choices made inside the training subjects of UTD-MHAD.',
+    'development': 'The choices made inside training subjects of UTD-MHAD, and the default recipe.',
     'baselines': 'Majority class, random forest over catch22 features, MiniRocket.',
     'ladder': 'The protocol ladder: the same model under splits that leak and splits that do not.',
     'ablation': 'One change of the recipe at a time; the learning curve over training subjects.',
@@ -47,6 +47,14 @@ WITHOUT_RECIPE = {
     'utd_explain_scores.csv': ('the same, for each subject and seed', EXPLAIN),
     'utd_explain_st_convt_attention.csv': ('attention of teacher and control', EXPLAIN),
     'utd_explain_transformer_attention.csv': ('attention of student and control', EXPLAIN),
+    'default_choice.csv': (
+        'which student and teacher to have as default: seven data sets, four folds, three seeds',
+        '`python -m tests.bench_default`',
+    ),
+    'default_against_minirocket.csv': (
+        'the same against MiniRocket, over subjects',
+        '`python -m tests.bench_default`',
+    ),
     'bench_explorer.json': ('response time of the explorer', '`python -m tests.bench_explorer`'),
     'bench_latency.csv': ('conv_80k against the transformer, every format', BENCH),
     'bench_latency.json': ('ratios of bench_latency.csv', BENCH),

@@ -780,7 +780,7 @@ def _shown_classes(s, v, n=5):  # indices: the most probable first, and the expl
 def _probability_panel(s, v, panels):
     x, y = panels.domain('probability')
     shown = _shown_classes(s, v)
-    names = [s.data.windows.classes[k] for k in shown]
+    names = [html.escape(s.data.windows.classes[k]) for k in shown]
     own = COLORS['student' if s.arm == 'distilled' else s.arm] if s.arm in ARM_NAMES else '#444444'
     traces = []
     for p, color, name in (
