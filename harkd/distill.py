@@ -59,6 +59,7 @@ from harkd.runs import (
     write_ledger,
     write_results,
     write_sealed,
+    write_table,
 )
 from .split import BatchLoader, LeakError, Split, by_subject, held_out_subjects, step_seed
 from .student import Features, HarModel, make_student
@@ -928,7 +929,7 @@ def run_distill(
     fold_rows = sum(run_tasks(run_fold, tasks, cfg.jobs, title), [])
     costs = _arm_costs(cfg, run, folds[0], windows)
     rows = [_with_costs(row, costs) for row in fold_rows]
-    pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
+    write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)
     if cfg.final_model:
