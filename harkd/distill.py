@@ -59,6 +59,7 @@ from harkd.runs import (
     write_ledger,
     write_results,
     write_sealed,
+    write_table,
 )
 from .split import BatchLoader, LeakError, Split, by_subject, held_out_subjects, step_seed
 from .student import Features, HarModel, make_student
@@ -928,7 +929,7 @@ def run_distill(
     fold_rows = sum(run_tasks(run_fold, tasks, cfg.jobs, title), [])
     costs = _arm_costs(cfg, run, folds[0], windows)
     rows = [_with_costs(row, costs) for row in fold_rows]
-    pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
+    write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)
     if cfg.final_model:
@@ -1232,12 +1233,9 @@ def soft_target_picture(
         'teacher probability (%)',
         (0, 105),
     )
-    parts = [k for k in history[0] if k not in ('epoch', 'lr', 'stage')]
-    colors = dict(loss=COLORS['time'], **{parts[1]: COLORS['control']})
+    parts = [k for k in ('loss', 'ce', 'kd') if k in history[0]]
+    colors = dict(loss=COLORS['time'], ce=COLORS['control'], kd=COLORS['teacher'])
     epochs = [row['epoch'] for row in history]
-    curves = [
-        line(epochs, [row.get(k, np.nan) for row in history], k, colors.get(k, COLORS['teacher']))
-        for k in parts
-    ]
+    curves = [line(epochs, [row.get(k, np.nan) for row in history], k, colors[k]) for k in parts]
     title = f'Held-out accuracy {right:.0%} with alpha {alpha:g}, {alone:.0%} without the teacher'
     return Picture((left, Panel(tuple(curves), '', 'epoch', 'loss')), title, (1.3, 1))

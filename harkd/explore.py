@@ -780,7 +780,7 @@ def _shown_classes(s, v, n=5):  # indices: the most probable first, and the expl
 def _probability_panel(s, v, panels):
     x, y = panels.domain('probability')
     shown = _shown_classes(s, v)
-    names = [s.data.windows.classes[k] for k in shown]
+    names = [html.escape(s.data.windows.classes[k]) for k in shown]
     own = COLORS['student' if s.arm == 'distilled' else s.arm] if s.arm in ARM_NAMES else '#444444'
     traces = []
     for p, color, name in (
@@ -1218,10 +1218,27 @@ export default {
         model.save_changes();
       }
     };
+    // names for screen readers: ipywidgets has none on handles of sliders and on icons
+    const name = () => {
+      for (const slider of document.querySelectorAll('.widget-hslider')) {
+        const text = slider.querySelector('.widget-label')?.textContent;
+        for (const handle of slider.querySelectorAll('.noUi-handle'))
+          if (text && handle.getAttribute('aria-label') !== text)
+            handle.setAttribute('aria-label', text);
+      }
+      for (const icon of document.querySelectorAll('.widget-play button > i'))
+        icon.parentElement.setAttribute('aria-label', icon.className.replace(/.*fa-/, ''));
+    };
     const observer = new ResizeObserver(measure);
     observer.observe(el);
+    const changes = new MutationObserver(name);
+    changes.observe(document.body, { childList: true, subtree: true });
     measure();
-    return () => observer.disconnect();
+    name();
+    return () => {
+      observer.disconnect();
+      changes.disconnect();
+    };
   },
 };
 """

@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -931,6 +932,9 @@ def study_problems(
     return problems
 
 # %% ../nbs/00c_sessions.ipynb #94c7e0f4
+_SAFE = ' !#$&()+,=@[]{}'  # In a file's name as they are; what is left is written as %2F
+
+
 def _label_column(spans, time):
     labels = np.full(len(time), '', dtype=object)
     for s in spans:
@@ -947,7 +951,7 @@ def _save_stream(recording, name, root):
     table = pd.DataFrame(values.reshape(len(values), -1), columns=columns)
     table.insert(0, 'time', time)
     table['label'] = _label_column(recording.spans, time)
-    file = f'sessions/{recording.id}.{name}.parquet'
+    file = f'sessions/{quote(recording.id, safe=_SAFE)}.{quote(name, safe=_SAFE)}.parquet'
     table.to_parquet(root / file, index=False)
     units = list(stream.units) * (len(columns) if len(stream.units) == 1 else 1)
     entry = {
