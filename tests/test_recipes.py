@@ -15,6 +15,8 @@ from harkd.depth_maps import DepthConfig
 from harkd.distill import DistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.learning_curve import LearningCurveConfig
+from harkd.pretrain import PretrainConfig, load_encoder
+from harkd.probe import ProbeConfig
 from harkd.report import GOALS, read_results
 from harkd.runs import hash_config, read_ledger, results_dir
 from harkd.significance import read_predictions
@@ -26,6 +28,8 @@ CONFIGS = {
     'baselines': BaselineConfig,
     'learning_curve': LearningCurveConfig,
     'depth_maps': DepthConfig,
+    'pretrain': PretrainConfig,
+    'probe': ProbeConfig,
 }
 ALL = recipes()
 TRAINED = {name: r for name, r in ALL.items() if r['chapter'] in CONFIGS}
@@ -64,11 +68,18 @@ def test_the_table_has_the_hash_of_its_recipe(name, published):
     assert set(table.config_hash) == {config_hash(TRAINED[name])}
 
 
-@pytest.mark.parametrize('name', sorted(TRAINED))
+@pytest.mark.parametrize('name', sorted(n for n, r in TRAINED.items() if 'seeds' in r['params']))
 def test_the_table_has_the_seeds_of_its_recipe(name, published):
     params = TRAINED[name]['params']
     table = read_results(params['results'])
     assert table.groupby('arm').seed.nunique().max() == params['seeds']
+
+
+def test_the_encoder_that_is_installed_is_the_one_of_its_recipe():
+    encoder, about = load_encoder('harkd-base')
+    assert about['config_hash'] == config_hash(ALL['pretrain_base'])
+    assert set(about['trained_on']) == set(ALL['pretrain_base']['params']['datasets'].split(','))
+    assert about['config'] == encoder.config
 
 
 @pytest.mark.parametrize('name', sorted(set(ALL) - set(TRAINED)))
