@@ -11,7 +11,7 @@ RESULTS, RECIPES = ROOT / 'nbs' / 'results', ROOT / 'nbs' / 'recipes'
 THEMES = {
     'distillation': 'Teacher, student alone and distilled student: official split and folds.',
     'leave_one_subject_out': 'UTD-MHAD, each of the eight subjects left out in turn.',
-    'development': 'The choices made inside the training subjects of UTD-MHAD.',
+    'development': 'The choices made inside training subjects of UTD-MHAD, and the default recipe.',
     'baselines': 'Majority class, random forest over catch22 features, MiniRocket.',
     'pretraining': 'Losses of the pretrainings (chapter 06).',
     'probe': 'Pretrained encoders on data sets they have not seen, k labelled recordings (06b).',
@@ -23,11 +23,13 @@ THEMES = {
     'formats': 'Exported files: size, accuracy and agreement with the model.',
     'explanations': 'Faithfulness of attributions, and how distillation changes them (chapter 08).',
     'video': 'Depth video of UTD-MHAD alone and beside the IMU (chapter 04g).',
+    'words': 'Classes of unseen data sets named by words, beside controls (chapter 06a).',
     'benchmarks': 'Latency, stream and explorer, measured on one machine.',
 }
 COMPARE = 'chapter 05a: `harkd run compare`'
 EXPLAIN = 'chapter 08: `harkd run explain`'
 BENCH = '`make bench`'
+WORDS = 'chapter 06a: `harkd run language`'
 WITHOUT_RECIPE = {
     'utd_official.csv': (
         'the training that `explanations/` explains, before the recipes',
@@ -47,6 +49,14 @@ WITHOUT_RECIPE = {
     'utd_explain_scores.csv': ('the same, for each subject and seed', EXPLAIN),
     'utd_explain_st_convt_attention.csv': ('attention of teacher and control', EXPLAIN),
     'utd_explain_transformer_attention.csv': ('attention of student and control', EXPLAIN),
+    'default_choice.csv': (
+        'which student and teacher to have as default: seven data sets, four folds, three seeds',
+        '`python -m tests.bench_default`',
+    ),
+    'default_against_minirocket.csv': (
+        'the same against MiniRocket, over subjects',
+        '`python -m tests.bench_default`',
+    ),
     'bench_explorer.json': ('response time of the explorer', '`python -m tests.bench_explorer`'),
     'bench_latency.csv': ('conv_80k against the transformer, every format', BENCH),
     'bench_latency.json': ('ratios of bench_latency.csv', BENCH),
@@ -55,6 +65,14 @@ WITHOUT_RECIPE = {
     'bench_latency_earlier.csv': ('the same on an earlier machine', BENCH),
     'bench_latency_earlier.json': ('ratios of bench_latency_earlier.csv', BENCH),
     'bench_stream.json': ('an hour of movements through the stream', BENCH),
+    **{
+        f'words_dev_{target}_{text}.csv': (
+            f'{title}, k = 0 with an encoder of the development, text encoder {text}',
+            WORDS,
+        )
+        for target, title in (('motionsense', 'MotionSense'), ('hapt', 'HAPT'))
+        for text in ('attributes', 'sentences')
+    },
     'utd_stream.csv': (
         'accuracy of the stream, with and without smoothing',
         '`python -m tests.bench_deploy --streamed`',

@@ -33,6 +33,7 @@ from harkd.runs import (
     set_seed,
     write_results,
     write_sealed,
+    write_table,
 )
 from .split import BatchLoader
 from .student import make_student
@@ -289,7 +290,7 @@ def run_ablation(
     every = product(seeds, changes, folds)
     tasks = [(cfg, run.path, change, fold, seed) for seed, change, fold in every]
     rows = run_tasks(run_change, tasks, cfg.jobs, f'{cfg.dataset}: {len(changes)} recipes')
-    pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
+    write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)
     run.finish({'rows': rows, 'data_hash': windows.hash})

@@ -33,6 +33,7 @@ from harkd.runs import (
     write_ledger,
     write_results,
     write_sealed,
+    write_table,
 )
 from .split import LEAKY, BatchLoader, LeakySplit
 from .teacher import as_array, rocket_classifier
@@ -235,7 +236,7 @@ def run_baselines(
         return run
     tasks = _baseline_tasks(cfg, run.path)
     rows = run_tasks(run_baseline, tasks, cfg.jobs, f'{cfg.dataset}: {", ".join(cfg.names)}')
-    pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
+    write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)
     run.finish({'rows': rows, 'data_hash': windows.hash})

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['UTD_ACTIONS', 'MMFIT_ACTIONS', 'DATASETS', 'COLORS', 'Stream', 'Span', 'Recording', 'BadRecording', 'check_recording',
-           'DatasetCard', 'dataset_card', 'find_function', 'data_root', 'hash_recordings', 'hash_channels', 'Dataset',
-           'load_dataset', 'channel_color']
+           'DatasetCard', 'dataset_card', 'find_function', 'check_name', 'escape_text', 'data_root', 'hash_recordings',
+           'hash_channels', 'Dataset', 'load_dataset', 'channel_color']
 
 # %% ../nbs/00_data.ipynb #816fd128
 import hashlib
+import html
 import importlib
 import importlib.util
 import os
@@ -649,6 +650,55 @@ def find_function(
     if not (separator and module.isidentifier() and name.isidentifier()):
         raise ValueError(f"'{path}' is not a 'module:function' of harkd")
     return getattr(importlib.import_module(f'harkd.{module}'), name)
+
+# %% ../nbs/00_data.ipynb #e5c50002
+_NO_NAME = re.compile(r'[\x00-\x1f\x7f\\]')  # control characters, and a separator
+
+
+def check_name(
+    name: str | Path,  # Relative, may have folders: 'formats/utd_new.csv'
+    what: str = 'a name',  # Named in the error
+) -> str:  # The same
+    "Raise `ValueError` where a name is no path inside a folder"
+    path = Path(name)
+    if path.is_absolute() or '..' in path.parts or not path.parts or _NO_NAME.search(str(name)):
+        raise ValueError(
+            f'{what} must be a path inside its folder, without "..", control characters and '
+            f'backslashes, got {str(name)!r}'
+        )
+    return str(name)
+
+# %% ../nbs/00_data.ipynb #e5c50004
+_NUMBER = re.compile(r'[+-]?\d*\.?\d+(e[+-]?\d+)?')
+_LATEX = (
+    ('\\', '\\textbackslash '),
+    *((c, f'\\{c}') for c in '&%_#${}'),
+    *(('~', '\\textasciitilde '), ('^', '\\textasciicircum ')),
+    *(('±', '$\\pm$'), ('→', '$\\to$'), ('≥', '$\\geq$'), ('≤', '$\\leq$')),
+)
+
+
+def escape_text(
+    value,  # Anything; numbers are no text and stay as they are
+    kind: str,  # 'csv' | 'markdown' | 'latex' | 'html'
+):  # Text that is shown as it is, and nothing else
+    "Escape text for a cell of a table or a part of a page"
+    if not isinstance(value, str):
+        return value
+    if kind == 'csv':  # a spreadsheet computes what begins like this
+        value = re.sub(r'[\x00-\x08\x0b-\x1f\x7f]', ' ', value)
+        computed = value.lstrip()[:1] in tuple('=+-@') and not _NUMBER.fullmatch(value)
+        return f"'{value}" if computed else value
+    text = re.sub(r'[\x00-\x1f\x7f]+', ' ', value)
+    if kind == 'markdown':
+        return re.sub(r'<(?=[A-Za-z/!?])', '&lt;', re.sub(r'(?<!\\)\|', r'\\|', text))
+    if kind == 'latex':
+        for plain, latex in _LATEX:
+            text = text.replace(plain, latex)
+        return text
+    if kind == 'html':
+        return html.escape(text)
+    raise ValueError(f"kind must be 'csv', 'markdown', 'latex' or 'html', got '{kind}'")
 
 # %% ../nbs/00_data.ipynb #b62ecdcd
 def _candidate_folder(card, root):  # a folder that may not exist; None: nothing says where

@@ -35,6 +35,7 @@ from harkd.runs import (
     write_ledger,
     write_results,
     write_sealed,
+    write_table,
 )
 from .split import BatchLoader, Split
 from .teacher import as_array, make_rocket
@@ -367,7 +368,7 @@ def run_depth(
     tasks = [(cfg, run.path, features, split, s) for s in range(cfg.seeds) for split in splits]
     rows = sum(run_tasks(depth_rows, tasks, cfg.jobs, f'{cfg.dataset}: depth'), [])
     rows = [row for row in rows if not (row['seed'] and row['model'] == 'motion_maps')]
-    pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
+    write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)
     run.finish({'rows': rows, 'data_hash': features.hash})

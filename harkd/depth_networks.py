@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from .cost import count_macs, count_params, model_bytes
 from .data import load_dataset
 from .depth_maps import average_scores, project_depth, trial_depth
-from .experiment import DataConfig, check_fit, experiment_splits
+from .experiment import DataConfig, experiment_splits
 from .image_encodings import RelationTeacher
 from .metrics import scores
 from .preprocess import Batch, Windows, cut_windows
@@ -403,7 +403,9 @@ def depth_net_windows(
         depth = trial_depth(data.recordings[windows.table.recording.iloc[i]])
         clips[i] = depth_views(depth, cfg.stored_frames, cfg.size)
         digest.update(clips[i].tobytes())
-    fields = {k: getattr(windows, k) for k in ('table', 'signals', 'length', 'card', 'report')}
+    fields = {
+        k: getattr(windows, k) for k in ('table', 'signals', 'length', 'card', 'report', 'record')
+    }
     windows = DepthWindows(**fields, inputs=('video',), hash=digest.hexdigest()[:12])
     return windows, clips, experiment_splits(cfg, windows)
 
@@ -489,10 +491,11 @@ def run_depth_networks(
     path: str | Path = '',  # Run folder; empty: as the configuration says
 ) -> Run:  # Finished; `depth_table(run.metrics['rows'])` shows it
     "One network on all folds, with all seeds"
-    check_fit(cfg)
     windows, clips, splits = depth_net_windows(cfg)
     name = path or cfg.run or f'depth-net-{cfg.dataset}-{hash_config(cfg)[:6]}'
-    run = Run(name, cfg, windows.hash)
+    run = Run(name, cfg, windows.hash, windows.record)
+    if run.finished:
+        return run
     rows = []
     for seed in range(cfg.seeds):
         for split in splits:

@@ -59,6 +59,7 @@ from harkd.runs import (
     write_ledger,
     write_results,
     write_sealed,
+    write_table,
 )
 from .split import BatchLoader, LeakError, Split, by_subject, held_out_subjects, step_seed
 from .student import Features, HarModel, make_student
@@ -87,7 +88,7 @@ def split_names(
 class DistillConfig(FitConfig):
     "Everything a distillation experiment depends on"
 
-    student: str = 'conv_20k'  # One of `STUDENTS`
+    student: str = 'conv_80k'  # One of `STUDENTS`
     teacher: str = ''  # Run folder whose teachers to use; empty: train them here
     teacher_model: str = 'auto'  # Names, comma-separated; 'auto': see `teacher_kind`
     teacher_epochs: int = 0  # Passes of the teacher; 0: the same budget as the students
@@ -928,7 +929,7 @@ def run_distill(
     fold_rows = sum(run_tasks(run_fold, tasks, cfg.jobs, title), [])
     costs = _arm_costs(cfg, run, folds[0], windows)
     rows = [_with_costs(row, costs) for row in fold_rows]
-    pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
+    write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)
     if cfg.final_model:
@@ -994,7 +995,10 @@ def _suggestions(run):
             'a teacher with richer input (more sensors or places), if your recordings have it: '
             '-p teacher_inputs a,b'
         )
-    tries.append('several teachers, averaged: -p teachers 3')
+    tries.append(
+        'several teachers, averaged: -p teachers 3; or MiniRocket as one of them: '
+        '-p teacher_model wide,rocket'
+    )
     if not cfg.get('balance'):
         tries.append('batches that hold every class equally often, if macro-F1 lags: -p balance 1')
     tries.append(

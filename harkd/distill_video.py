@@ -35,6 +35,7 @@ from harkd.runs import (
     write_ledger,
     write_results,
     write_sealed,
+    write_table,
 )
 from .split import Split
 from .train import TrainConfig, cross_entropy, predict, run_model, train
@@ -218,7 +219,7 @@ def run_video_distill(
     for seed in range(cfg.seeds):
         for split in splits:
             rows += video_rows(cfg, run.path, split, seed)
-    pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
+    write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)
     run.finish({'rows': rows, 'data_hash': clips.hash})

@@ -28,6 +28,7 @@ from harkd.runs import (
     write_ledger,
     write_results,
     write_sealed,
+    write_table,
 )
 from harkd.split import (
     LEAKY,
@@ -301,7 +302,7 @@ def run_ladder(
             folds = range(len(rung_splits(cfg, rung, seed)))
             tasks += [(cfg, run.path, rung, fold, seed) for fold in folds]
     rows = run_tasks(run_rung, tasks, cfg.jobs, f'{cfg.dataset}: {len(rungs)} protocols')
-    pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
+    write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)
     run.finish({'rows': rows, 'data_hash': windows.hash})

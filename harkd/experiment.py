@@ -34,6 +34,7 @@ from harkd.runs import (
     load_model,
     save_model,
     set_seed,
+    write_table,
 )
 from harkd.split import (
     BatchLoader,
@@ -336,9 +337,8 @@ def load_or_train(
     model = make()
     checkpoint = folder / 'checkpoint.safetensors'
     history = fit(model, checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
     if history:
-        pd.DataFrame(history).to_csv(folder / 'history.csv', index=False)
+        write_table(folder / 'history.csv', history)
     save_model(model, folder, **model_metadata(loader, model, cfg, seed), **origin)
     checkpoint.unlink(missing_ok=True)
     return model

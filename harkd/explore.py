@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARM_NAMES', 'ExplorerData', 'find_run', 'load_explorer_data', 'slide_range', 'slide_window', 'ExplorerState',
-           'ModelOptions', 'model_options', 'adapt_state', 'hide_stretch', 'WindowView', 'compute_view',
+           'ModelOptions', 'model_options', 'adapt_state', 'hide_stretch', 'depth_video', 'WindowView', 'compute_view',
            'attribution_figure', 'make_controls', 'ControlPanel', 'AttributionExplorer', 'explore']
 
 # %% ../nbs/08a_explore.ipynb #36b38e4a
@@ -13,7 +13,7 @@ import os
 import textwrap
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attribute import BASELINES, METHODS, Attribution, baselines, complete_gradients
-from .data import COLORS, channel_color
+from .data import COLORS, channel_color, data_root, dataset_card
 from .distill import open_run
 from .experiment import run_tasks
 from .faithfulness import scorecard
 from .preprocess import Windows, input_stream
+from .readers import read_mat
 from .rollout import ATTENTION, attention_layers, attention_over_time, token_to_time
 from .runs import repo_root
 from .split import BatchLoader
@@ -286,6 +287,32 @@ def hide_stretch(
 
     return tuple(hide(v, v0) for v, v0 in zip(x, x0))
 
+# %% ../nbs/08a_explore.ipynb #750929f4
+_WITH_DEPTH = ('utd_mhad', 'utd_mhad_small')  # Folders with Depth/<trial>_depth.mat
+
+
+@lru_cache(8)
+def _read_depth_video(path):
+    return read_mat(path, 'd_depth', 3).transpose(2, 0, 1) / np.float32(1000)
+
+
+def depth_video(
+    windows: Windows,
+    window: int,  # Row of the table
+) -> np.ndarray | None:  # (f,h,w) m, over the whole trial; None: there is none
+    "The depth video of a trial"
+    if windows.card.name not in _WITH_DEPTH:
+        return None
+    for name in _WITH_DEPTH:
+        try:
+            folder = data_root(dataset_card(name))
+        except FileNotFoundError:
+            continue
+        path = folder / 'Depth' / f'{windows.table.id.iloc[window]}_depth.mat'
+        if path.exists():
+            return _read_depth_video(path)
+    return None
+
 # %% ../nbs/08a_explore.ipynb #d399d6f3
 @dataclass(frozen=True, eq=False)
 class WindowView:
@@ -307,6 +334,8 @@ class WindowView:
     attribution: Attribution
     x: tuple[Tensor, ...]  # Inputs of the model
     channels: tuple[tuple[str, ...], ...]  # Of each input
+    depth: np.ndarray | None = None  # (f,h,w) m, over the whole trial; 0: nothing measured
+    trial_s: float = 0.0  # Seconds of that trial
 
 # %% ../nbs/08a_explore.ipynb #d399d6f4
 def _unit(channel):
@@ -449,6 +478,8 @@ def compute_view(s: ExplorerState) -> WindowView:
         attribution=a,
         x=x,
         channels=channels,
+        depth=depth_video(windows, s.window),
+        trial_s=slide_range(windows, s.window)[1],
     )
 
 # %% ../nbs/08a_explore.ipynb #5c02a872
@@ -456,6 +487,7 @@ ARM_NAMES = {'distilled': 'distilled student', 'control': 'student alone', 'teac
 _TITLE, _FONT, _SMALL = 15, 12, 11  # px; nothing is smaller
 _CHARACTER = 0.58  # Width of a character in units of its size, rounded up
 _ROW, _CLASS_ROW, _HEADER, _TICKS = 44, 32, 24, 22  # px
+_DEPTH_HEIGHT = 200  # px
 _WIDE = 880  # px, from here on with a column on the right
 
 
@@ -500,6 +532,12 @@ def _range_labels(v):  # smallest and largest value of each row, with unit
     return [f'{x.min():.2g} … {x.max():.2g} {u}' for u, x in zip(v.units, v.signal)]
 
 
+def _depth_size(v, width):  # px, square pixels of the video
+    _, rows, columns = v.depth.shape
+    height = min(_DEPTH_HEIGHT, width * rows / columns)
+    return height * columns / rows, height
+
+
 def _layout_panels(s, v, width):
     title = _title_lines(s, v, width)
     label = 14 + max(_text_width(v.rows), _text_width(_range_labels(v), _SMALL))
@@ -527,8 +565,14 @@ def _layout_panels(s, v, width):
         body_left = width - right + 20 if wide else width / 2
         body_top = class_top + (_CLASS_ROW * n_classes + 2 * _HEADER if wide else _HEADER)
         body_width = (right if wide else width / 2) - 30
-        bottom = max(bottom, body_top + 250)
-        boxes['body'] = (body_left, body_top, body_width, bottom - body_top - 8)
+        if v.depth is None:
+            bottom = max(bottom, body_top + 250)
+            boxes['body'] = (body_left, body_top, body_width, bottom - body_top - 8)
+        else:
+            boxes['body'] = (body_left, body_top, body_width, 242)
+            depth_top = body_top + 250 + _HEADER
+            boxes['depth'] = (body_left, depth_top, *_depth_size(v, body_width))
+            bottom = max(bottom, depth_top + _DEPTH_HEIGHT + 8)
     return _Panels(int(width), int(bottom), title, boxes)
 
 # %% ../nbs/08a_explore.ipynb #5c02a873
@@ -736,7 +780,7 @@ def _shown_classes(s, v, n=5):  # indices: the most probable first, and the expl
 def _probability_panel(s, v, panels):
     x, y = panels.domain('probability')
     shown = _shown_classes(s, v)
-    names = [s.data.windows.classes[k] for k in shown]
+    names = [html.escape(s.data.windows.classes[k]) for k in shown]
     own = COLORS['student' if s.arm == 'distilled' else s.arm] if s.arm in ARM_NAMES else '#444444'
     traces = []
     for p, color, name in (
@@ -858,6 +902,36 @@ def _body_panel(s, v, panels):
         shapes=[],
     )
 
+# %% ../nbs/08a_explore.ipynb #0483a15f
+def _depth_panel(s, v, panels):
+    x, y = panels.domain('depth')
+    at = float(v.time[min(s.frame, len(v.time) - 1)])
+    frame = v.depth[round(min(at / v.trial_s, 1.0) * (len(v.depth) - 1))]
+    measured = v.depth[v.depth > 0]
+    near, far = (float(q) for q in np.quantile(measured, (0.01, 0.99)))
+    picture = dict(
+        type='heatmap',
+        z=np.where(frame > 0, frame, far),
+        zmin=near,
+        zmax=far,
+        colorscale='Greys_r',
+        showscale=False,
+        xaxis='x6',
+        yaxis='y6',
+        hovertemplate='%{z:.2f} m<extra></extra>',
+    )
+    _, rows, columns = v.depth.shape
+    shared = dict(showticklabels=False, ticks='')
+    return dict(
+        traces=[picture],
+        axes=dict(
+            xaxis6=_axis(domain=x, anchor='y6', range=[-0.5, columns - 0.5], **shared),
+            yaxis6=_axis(domain=y, anchor='x6', range=[rows - 0.5, -0.5], **shared),
+        ),
+        annotations=[panels.header('depth', f'depth video at {at:.2f} s, near is dark')],
+        shapes=[],
+    )
+
 # %% ../nbs/08a_explore.ipynb #9509d26e
 def attribution_figure(
     s: ExplorerState,
@@ -871,6 +945,8 @@ def attribution_figure(
     draw = [_signals_panel, _share_panel, _recording_panel, _probability_panel]
     if v.skeleton is not None:
         draw.append(_body_panel)
+        if v.depth is not None:
+            draw.append(_depth_panel)
     parts = [panel(s, v, panels) for panel in draw]
     layout = dict(
         template='none',

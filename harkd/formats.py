@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .cost import compare_latency, count_macs, count_params
-from .data import COLORS, DATASETS
+from .data import COLORS, DATASETS, escape_text
 from harkd.deploy import (
     ExportMismatch,
     check_logits,
@@ -381,13 +381,14 @@ def model_card(
     "The README of a bundle"
     name = next(row['model'] for row in run.metrics['summary'] if row['arm'] == arm)
     table = _card_table(run, bundle, model, arm)
+    subjects = ', '.join(map(str, bundle['trained_on']))
     card = DATASETS.get(bundle['dataset'])
     source = '' if card is None else f'Data: {card.title}; {card.cite}; terms: {card.terms}.'
     return '\n'.join(
         [
             f'# {name} on {bundle["dataset"]} ({bundle["format"]}, {bundle["precision"]})',
             '',
-            f'Recognises: {", ".join(bundle["classes"])}.',
+            f'Recognises: {escape_text(", ".join(bundle["classes"]), "markdown")}.',
             '',
             f'Input: `{bundle["input"]}` at {bundle["fs"]:g} Hz, '
             f'{bundle["samples"]} samples a decision. {_card_use(bundle)}',
@@ -396,7 +397,7 @@ def model_card(
             '| --- | --- |',
             *(f'| {what} | {value} |' for what, value in table.items()),
             '',
-            f'Trained on subjects {", ".join(map(str, bundle["trained_on"]))}. {source}',
+            f'Trained on subjects {escape_text(subjects, "markdown")}. {source}',
             '',
             'Limits: it knows these classes, this place on the body and subjects like those above. '
             f'Below a probability of {bundle["threshold"]:.2f} it says `unknown`; other movements '
@@ -463,13 +464,21 @@ def _arena_bytes(file, x):
 def _replace_folder(folder, files):
     "Write all files into a new folder, then put it in the place of the old bundle"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix='.bundle'))
-    fresh.chmod(0o755)
-    for name, data in files.items():
-        write_bytes(fresh / name, data)
-    if folder.exists():
-        shutil.rmtree(folder)  # a bundle, as `export` has checked
-    fresh.rename(folder)
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix='.bundle'))
+    fresh, old = work / 'new', work / 'old'
+    try:
+        for name, data in files.items():
+            write_bytes(fresh / name, data)
+        if folder.exists():
+            folder.rename(old)  # a bundle, as `export` has checked
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/09f_formats.ipynb #65efe4d5
 _WAYS = 'more calibration windows, quantisation-aware passes (chapter 02g), fp16'

@@ -33,6 +33,7 @@ from harkd.runs import (
     set_seed,
     write_results,
     write_sealed,
+    write_table,
 )
 from .split import BatchLoader, Split, by_subject
 from .student import make_student
@@ -216,7 +217,7 @@ def run_learning_curve(
     tasks = [(cfg, run.path, model, n, fold, seed) for seed, n, fold, model in points]
     title = f'{cfg.dataset}: {len(counts)} numbers of subjects'
     rows = run_tasks(run_point, tasks, cfg.jobs, title)
-    pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
+    write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)
     run.finish({'rows': rows, 'data_hash': windows.hash})

@@ -11,14 +11,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special, stats
-from sklearn.metrics import (
-    accuracy_score,
-    cohen_kappa_score,
-    confusion_matrix,
-    f1_score,
-    precision_recall_fscore_support,
-)
+import scipy  # its modules are loaded where they are first used
 
 # %% ../nbs/02b_metrics.ipynb #229ad225
 def scores(
@@ -26,6 +19,8 @@ def scores(
     pred: np.ndarray,  # (n,) predicted integer labels
 ) -> dict:  # n, accuracy, macro_f1, kappa; fractions
     "Accuracy, macro-F1 and kappa; unequal or empty arrays raise ValueError"
+    from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
+
     y, pred = np.asarray(y), np.asarray(pred)
     if y.shape != pred.shape or not len(y):
         raise ValueError(
@@ -48,6 +43,8 @@ def per_class(
     classes: tuple[str, ...],  # Names, by label
 ) -> pd.DataFrame:  # One row a class that occurs, and rows macro, micro, weighted
     "Precision, recall, F1 and support of each class, and their averages"
+    from sklearn.metrics import precision_recall_fscore_support
+
     labels = np.unique(y)
     each = precision_recall_fscore_support(y, pred, labels=labels, zero_division=0)
     table = pd.DataFrame(
@@ -78,6 +75,7 @@ def plot_confusion(
 ):  # The Axes
     "Confusion matrix: colour is the share of the true class, the number counts windows"
     import matplotlib.pyplot as plt
+    from sklearn.metrics import confusion_matrix
 
     if ax is None:
         side = min(9, 1.6 + 0.28 * len(classes))
@@ -103,7 +101,7 @@ def mean_interval(
     mean = values.mean()
     if len(values) < 2:
         return float(mean), float('nan'), float('nan')
-    t = stats.t.ppf((1 + level) / 2, len(values) - 1)
+    t = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1)
     half = t * values.std(ddof=1) / np.sqrt(len(values))
     return float(mean), float(mean - half), float(mean + half)
 
@@ -114,7 +112,7 @@ def wilson_interval(
     level: float = 0.95,  # Coverage, in (0,1)
 ) -> tuple[float, float]:  # Low, high
     "Interval of a share of independent trials (Wilson 1927)"
-    z = stats.norm.ppf((1 + level) / 2)
+    z = scipy.stats.norm.ppf((1 + level) / 2)
     p = hits / n
     centre = p + z * z / (2 * n)
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -189,13 +187,13 @@ def mcnemar_test(
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     if only_a + only_b == 0:
         return 1.0
-    return float(stats.binomtest(only_a, only_a + only_b).pvalue)
+    return float(scipy.stats.binomtest(only_a, only_a + only_b).pvalue)
 
 # %% ../nbs/02b_metrics.ipynb #3a6f1c0f
 def _t_pvalue(mean, standard_error, freedom):
     if standard_error == 0:
         return 1.0 if mean == 0 else 0.0
-    return 2 * stats.t.sf(abs(mean) / standard_error, freedom)
+    return 2 * scipy.stats.t.sf(abs(mean) / standard_error, freedom)
 
 
 def corrected_t_test(
@@ -208,7 +206,7 @@ def corrected_t_test(
     if n < 2:
         return float(mean), float('nan'), float('nan'), float('nan')
     standard_error = np.sqrt((1 / n + test_share) * diffs.var(ddof=1))
-    half = stats.t.ppf(0.975, n - 1) * standard_error
+    half = scipy.stats.t.ppf(0.975, n - 1) * standard_error
     p = _t_pvalue(mean, standard_error, n - 1)
     return float(mean), float(mean - half), float(mean + half), float(p)
 
@@ -250,7 +248,7 @@ def fit_temperature(
 
     def cross_entropy(log_temperature):
         scaled = logits / np.exp(log_temperature)
-        return -(scaled - special.logsumexp(scaled, 1, keepdims=True))[picked].mean()
+        return -(scaled - scipy.special.logsumexp(scaled, 1, keepdims=True))[picked].mean()
 
-    best = optimize.minimize_scalar(cross_entropy, bounds=(-4, 4), method='bounded')
+    best = scipy.optimize.minimize_scalar(cross_entropy, bounds=(-4, 4), method='bounded')
     return float(np.exp(best.x))

@@ -16,8 +16,8 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+import scipy  # scipy.signal is loaded where it is first used
 import torch
-from scipy.signal import butter, firwin, kaiser_beta, sosfiltfilt, upfirdn
 from torch import Tensor
 
 from .clocks import measured_rate
@@ -127,7 +127,9 @@ def lowpass(
     "Zero-phase Butterworth low-pass"
     if not 0 < cutoff < fs / 2:
         raise ValueError(f'cutoff must be between 0 and fs/2 = {fs / 2} Hz, got {cutoff}')
-    return sosfiltfilt(butter(order, cutoff, fs=fs, output='sos'), x, axis=0)
+    return scipy.signal.sosfiltfilt(
+        scipy.signal.butter(order, cutoff, fs=fs, output='sos'), x, axis=0
+    )
 
 # %% ../nbs/01_preprocess.ipynb #388a714f
 FASTER = 1.1  # Measured rate over the rate of the windows, above which a stream is low-passed
@@ -140,7 +142,9 @@ def decimation_filter(
     k: int,  # Rate of the fine grid over the new rate
 ) -> np.ndarray:  # (2·15·k+1,) symmetric, sums to 1
     "FIR low-pass before keeping every k-th sample (Kaiser window, 50 dB)"
-    return firwin(2 * HALF * k + 1, 0.45, window=('kaiser', kaiser_beta(50.0)), fs=k)
+    return scipy.signal.firwin(
+        2 * HALF * k + 1, 0.45, window=('kaiser', scipy.signal.kaiser_beta(50.0)), fs=k
+    )
 
 
 def fine_factor(
@@ -162,7 +166,7 @@ def _decimate(first, last, start, fs, k, stamps, flat):
         z = min(a + _BLOCK - 1, last)
         fine = np.arange((a - HALF) * k, (z + HALF) * k + 1)
         x = _interpolate(start + fine / (k * fs), stamps, flat)
-        parts.append(upfirdn(taps, x, 1, k, axis=0)[2 * HALF : 2 * HALF + z - a + 1])
+        parts.append(scipy.signal.upfirdn(taps, x, 1, k, axis=0)[2 * HALF : 2 * HALF + z - a + 1])
     return np.concatenate(parts)
 
 

@@ -47,7 +47,13 @@ class ArchiveFiles:
             self._add(path.relative_to(self.root).as_posix(), path, None)
         self.names = sorted(self.inside)
         if not self.names:
-            raise FileNotFoundError(f"'{root}' holds no file named like {wanted}")
+            self._nothing_found()
+
+    def _nothing_found(self):
+        says = f"'{self.root}' holds no file named like {self.wanted.pattern}"
+        if any(self.zips.search(p.name) for p in self.root.rglob('*')):
+            raise BadRecording(f'{says}, neither in its zip archives')
+        raise FileNotFoundError(says)
 
     def _add(self, name, source, member):
         if self.zips.search(name):

@@ -21,7 +21,7 @@ from sklearn.metrics import confusion_matrix
 from .ablation import ablation_table
 from .baselines import baseline_table
 from .corruptions import corruption_table
-from .data import COLORS, DATASETS
+from .data import COLORS, DATASETS, escape_text
 from .evaluate import ladder_table
 from .experiment import per_seed, summarise
 from .metrics import mean_interval, show_interval
@@ -98,29 +98,12 @@ def markdown_table(table: pd.DataFrame) -> str:
     table = _index_as_columns(table)
     lines = [[str(c) for c in table.columns], ['---'] * len(table.columns)]
     for row in table.itertuples(index=False):
-        lines.append(['' if pd.isna(v) else str(v) for v in row])
+        lines.append(['' if pd.isna(v) else escape_text(str(v), 'markdown') for v in row])
     return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
 
 # %% ../nbs/07i_report.ipynb #2b1132d4
-_LATEX_ESCAPES = (
-    ('\\', '\\textbackslash '),
-    ('&', '\\&'),
-    ('%', '\\%'),
-    ('_', '\\_'),
-    ('#', '\\#'),
-    ('$', '\\$'),
-    ('±', '$\\pm$'),
-    ('→', '$\\to$'),
-    ('≥', '$\\geq$'),
-    ('≤', '$\\leq$'),
-)
-
-
 def _latex_text(value) -> str:
-    text = '' if pd.isna(value) else str(value)
-    for plain, latex in _LATEX_ESCAPES:
-        text = text.replace(plain, latex)
-    return text
+    return '' if pd.isna(value) else escape_text(str(value), 'latex')
 
 
 def latex_table(table: pd.DataFrame, caption: str = '', label: str = '') -> str:
@@ -242,9 +225,15 @@ def draw(chart: Chart, ax=None):
     return ax
 
 # %% ../nbs/07i_report.ipynb #9ab6a042
+def _shown(names):  # plotly reads names as HTML
+    return [escape_text(name, 'html') for name in names]
+
+
 def _plotly_heat(graph, chart):
     cells = chart.series
-    heat = graph.Heatmap(z=cells, x=list(cells.columns), y=list(cells.index), colorscale='Blues')
+    heat = graph.Heatmap(
+        z=cells, x=_shown(cells.columns), y=_shown(cells.index), colorscale='Blues'
+    )
     figure = graph.Figure(heat)
     figure.update_yaxes(autorange='reversed')
     return figure
@@ -254,7 +243,8 @@ def _plotly_trace(graph, kind, name, rows, color):
     errors = None
     if _has_intervals(rows):
         errors = dict(type='data', array=rows.high - rows.y, arrayminus=rows.y - rows.low)
-    data = dict(x=rows.x, y=rows.y, name=str(name), error_y=errors, marker_color=color)
+    data = dict(x=_shown(rows.x), y=rows.y, name=escape_text(str(name), 'html'))
+    data |= dict(error_y=errors, marker_color=color)
     if kind == 'bars':
         return graph.Bar(**data)
     return graph.Scatter(mode='lines' if kind == 'lines' else 'markers', **data)

@@ -7,13 +7,14 @@ __all__ = ['SEAL_KEYS', 'MODEL_CLASSES', 'NOT_COMPUTED', 'NOT_SEALED', 'RUN_FORM
            'LEDGER_PAGE_BYTES', 'in_test', 'set_seed', 'check_params', 'Config', 'injected_params', 'make_config',
            'opened_by_hand', 'quick_size', 'check_range', 'check_positive', 'check_choice', 'added_field',
            'renamed_field', 'plain_config', 'hash_config', 'processor', 'environment', 'write_bytes', 'write_json',
-           'DamagedFile', 'read_json', 'file_hash', 'write_sealed', 'find_damage', 'read_sealed', 'save_tensors',
-           'load_tensors', 'find_module', 'find_model_class', 'make_model', 'save_model', 'load_model', 'repo_root',
-           'hash_computation', 'run_files', 'compare_data', 'Run', 'results_dir', 'results_file', 'result_rows',
-           'write_results', 'read_ledger', 'write_ledger']
+           'DamagedFile', 'read_json', 'file_hash', 'write_sealed', 'find_damage', 'read_sealed', 'table_text',
+           'write_table', 'save_tensors', 'load_tensors', 'find_module', 'find_model_class', 'make_model', 'save_model',
+           'load_model', 'repo_root', 'hash_computation', 'run_files', 'compare_data', 'Run', 'results_dir',
+           'results_file', 'result_rows', 'write_results', 'read_ledger', 'write_ledger']
 
 # %% ../nbs/02c_runs.ipynb #4fa57288
 import ast
+import glob
 import hashlib
 import importlib.util
 import inspect
@@ -25,6 +26,7 @@ import random
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from dataclasses import MISSING, asdict, field, fields, is_dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -36,7 +38,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
-from .data import find_function
+from .data import check_name, escape_text, find_function
 
 # %% ../nbs/02c_runs.ipynb #6c96d5df
 def in_test() -> bool:  # True inside `nbdev_test` and our own tests, which set `IN_TEST`
@@ -246,19 +248,28 @@ def environment() -> dict:  # Versions, processor, threads
 
 # %% ../nbs/02c_runs.ipynb #88d20aff
 def write_bytes(path: str | Path, data: bytes) -> Path:
-    "Write a file atomically"
+    "Write a file atomically; an error names the path, and nothing is left half-made"
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    made = not path.parent.exists()
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name[:100]}.')
         with os.fdopen(handle, 'wb') as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as e:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if made:
+            with suppress(OSError):  # not there, or another process has filled it
+                path.parent.rmdir()
+        if isinstance(e, OSError) and e.errno:
+            reason = f'{os.strerror(e.errno)}; nothing was written'
+            raise OSError(e.errno, reason, str(path)) from e
         raise
     return path
 
@@ -292,7 +303,7 @@ def read_json(path: str | Path):
         return json.loads(Path(path).read_text(encoding='utf8'))
     except FileNotFoundError:
         raise FileNotFoundError(f"'{path}' is missing") from None
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, RecursionError) as e:
         raise DamagedFile(f'{path}: not JSON ({e})') from e
 
 # %% ../nbs/02c_runs.ipynb #e5c20002
@@ -353,6 +364,24 @@ def read_sealed(path: str | Path):  # The value
         raise DamagedFile(f'{damage} ({path.name} has its hash); {_REMEDY}')
     return found['value']
 
+# %% ../nbs/02c_runs.ipynb #e5c50006
+def table_text(
+    table: list[dict] | pd.DataFrame,
+    **options,  # Of `DataFrame.to_csv`
+) -> str:  # CSV; text that a spreadsheet would compute begins with an apostrophe
+    "A table as CSV"
+    table = pd.DataFrame(table)
+    for name in table:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            cells = [escape_text(value, 'csv') for value in table[name]]
+            table = table.assign(**{name: pd.Series(cells, table.index, dtype=object)})
+    return table.to_csv(index=False, **options)
+
+
+def write_table(path: str | Path, table: list[dict] | pd.DataFrame) -> Path:
+    "Write a table as CSV, atomically"
+    return write_bytes(path, table_text(table).encode())
+
 # %% ../nbs/02c_runs.ipynb #5df704b3
 def _checksum(tensors, meta):
     h = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
@@ -375,6 +404,9 @@ def save_tensors(
     return write_bytes(path, safetensors_bytes(plain, {'harkd': header}))
 
 # %% ../nbs/02c_runs.ipynb #5b20ca14
+_UNREADABLE = (SafetensorError, ValueError, OSError, KeyError, TypeError, RecursionError)
+
+
 def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:  # Tensors and meta
     "Read tensors and JSON; raises FileNotFoundError or DamagedFile with the path"
     if not Path(path).exists():
@@ -386,7 +418,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:  # T
             tensors = {k: f.get_tensor(k).clone() for k in names}
             header = json.loads((f.metadata() or {})['harkd'])
         meta, checksum = header['meta'], header['sha256']
-    except (SafetensorError, ValueError, OSError, KeyError, TypeError) as e:
+    except _UNREADABLE as e:
         raise DamagedFile(f"{path}: not a whole file of harkd's ({e})") from e
     if checksum != _checksum(tensors, meta):
         raise DamagedFile(
@@ -533,6 +565,7 @@ def _run_path(path):  # absolute, or below runs/; 'runs/x' is 'x'
     path = Path(path)
     if path.is_absolute():
         return path
+    check_name(path, 'the name of a run')
     if path.parts[:1] == ('runs',):
         path = path.relative_to('runs')
     return repo_root() / 'runs' / path
@@ -713,7 +746,8 @@ def results_file(
     name: str,  # With its suffix, as in 'utd_100k.csv'; 'formats/utd_new.csv' names a folder, too
 ) -> Path:
     "Where a result file is, in whichever theme's folder; a new one goes to the top"
-    found = sorted(results_dir().rglob(name))
+    check_name(name, 'the name of a result')
+    found = sorted(results_dir().rglob(glob.escape(name)))
     return found[0] if found else results_dir() / name
 
 # %% ../nbs/02c_runs.ipynb #5b20ca1f
@@ -747,7 +781,7 @@ def write_results(
 ) -> Path:  # nbs/results/<name>.csv
     "Write a result table; an earlier one of this name is replaced"
     rows = rows if isinstance(rows, list) else rows.to_dict('records')
-    text = result_rows(rows, columns).to_csv(index=False, float_format='%.6g')
+    text = table_text(result_rows(rows, columns), float_format='%.6g')
     return write_bytes(results_file(f'{name}.csv'), text.encode())
 
 # %% ../nbs/02c_runs.ipynb #b63759f2
@@ -773,7 +807,7 @@ def read_ledger() -> pd.DataFrame:  # Columns of `LEDGER_COLUMNS`, as text; olde
 # %% ../nbs/02c_runs.ipynb #5b20ca23
 def _ledger_rows(rows):  # as they are read back from a file, for comparison
     table = pd.DataFrame(rows).reindex(columns=LEDGER_COLUMNS).assign(date=str(date.today()))
-    text = table.to_csv(index=False, float_format='%.6g')
+    text = table_text(table, float_format='%.6g')
     return pd.read_csv(io.StringIO(text), dtype=str)
 
 

@@ -100,7 +100,7 @@ def _read_about(path):
         missing = [k for k in NEEDED if k not in about]
     except OSError:
         raise BadBundle(f"'{path.parent}' is not a bundle: it has no bundle.json") from None
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, RecursionError) as e:
         raise BadBundle(f'{path} cannot be read: {e}') from None
     if missing:
         raise BadBundle(f'{path} lacks {", ".join(missing)}')

@@ -10,11 +10,13 @@ __all__ = ['TO_SI', 'SI', 'MANIFEST', 'TIME_KEYS', 'STREAM_KEYS', 'SUITS', 'PAUS
 # %% ../nbs/00c_sessions.ipynb #5f5741a2
 import json
 import math
+import mmap
 import re
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -469,11 +471,18 @@ def _label_spans(labels, time, period):
     return tuple(Span(s, float(a), float(b)) for s, a, b in edges if s and b > a)
 
 # %% ../nbs/00c_sessions.ipynb #486124ae
+def _pages(shape):
+    "A float32 array in pages of its own: they go back to the system when it is released"
+    if np.prod(shape) < 2**14:
+        return np.empty(shape, np.float32)
+    return np.frombuffer(mmap.mmap(-1, 4 * int(np.prod(shape))), np.float32).reshape(shape)
+
+
 def _values(study, name, table, recording):
     "Samples of one stream in SI units, (t,c) float32"
     stream = study.streams[name]
     _check_distinct(stream['columns'], f"{study.root / 'manifest.json'}: stream '{name}'")
-    values = np.empty((len(table), len(stream['columns'])), np.float32)
+    values = _pages((len(table), len(stream['columns'])))
     for k, (channel, column) in enumerate(stream['columns'].items()):
         unit = _unit(stream, channel)
         raw, scale = table.columns[column], unit_scale(unit)
@@ -923,6 +932,9 @@ def study_problems(
     return problems
 
 # %% ../nbs/00c_sessions.ipynb #94c7e0f4
+_SAFE = ' !#$&()+,=@[]{}'  # In a file's name as they are; what is left is written as %2F
+
+
 def _label_column(spans, time):
     labels = np.full(len(time), '', dtype=object)
     for s in spans:
@@ -939,7 +951,7 @@ def _save_stream(recording, name, root):
     table = pd.DataFrame(values.reshape(len(values), -1), columns=columns)
     table.insert(0, 'time', time)
     table['label'] = _label_column(recording.spans, time)
-    file = f'sessions/{recording.id}.{name}.parquet'
+    file = f'sessions/{quote(recording.id, safe=_SAFE)}.{quote(name, safe=_SAFE)}.parquet'
     table.to_parquet(root / file, index=False)
     units = list(stream.units) * (len(columns) if len(stream.units) == 1 else 1)
     entry = {

@@ -33,6 +33,7 @@ from harkd.runs import (
     read_sealed,
     results_dir,
     results_file,
+    table_text,
     write_bytes,
 )
 from .split import LEAKY, LeakError, LeakySplit
@@ -120,7 +121,7 @@ def write_predictions(
         decisions = rows.pred.astype('Int64')
         column = rows[_WINDOW_COLUMNS].assign(**{f'{arm}|{model}|{seed}|{config_hash}': decisions})
         wide = column if wide is None else wide.merge(column, on=_WINDOW_COLUMNS, how='outer')
-    data = gzip.compress(wide.to_csv(index=False).encode(), mtime=0)
+    data = gzip.compress(table_text(wide).encode(), mtime=0)
     return write_bytes(results_file(f'{name}{PREDICTIONS_SUFFIX}'), data)
 
 # %% ../nbs/07f_significance.ipynb #7a28cdf7

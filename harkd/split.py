@@ -178,8 +178,7 @@ def inseparable_subjects(
     subjects: list[str] | None = None,  # Of these; None: all
 ) -> list[list[str]]:  # Most lists hold one subject
     "Subjects who share a group, directly or through others, and must not be split"
-    known = _named_subjects(windows)
-    subjects = known if subjects is None else list(subjects)
+    subjects = _named_subjects(windows) if subjects is None else list(subjects)
     table = windows.table[windows.table.group != ''][['subject', 'group']].drop_duplicates()
     team = {name: [name] for name in subjects}
     for _, names in table.groupby('group', sort=False).subject:
@@ -218,15 +217,37 @@ def _every_kth(teams, k):  # as in all published results
 
 
 def _equal_windows(teams, windows, k):
-    "Largest team first, each into the fold that holds the fewest windows so far"
+    "Largest team first into the smallest fold; then exchanges of largest and smallest fold"
     count = windows.table.subject.value_counts()
     sizes = [int(count.reindex(team, fill_value=0).sum()) for team in teams]
-    folds, total = [[] for _ in range(k)], [0] * k
+    folds = [[] for _ in range(k)]
+
+    def total(fold):
+        return sum(sizes[i] for i in fold)
+
     for i in sorted(range(len(teams)), key=lambda i: -sizes[i]):
-        fold = total.index(min(total))
-        folds[fold] += teams[i]
-        total[fold] += sizes[i]
-    return folds
+        min(folds, key=total).append(i)
+    while swap := _best_exchange(max(folds, key=total), min(folds, key=total), sizes):
+        (large, i), (small, j) = swap
+        large.remove(i)
+        small.append(i)
+        if j is not None:
+            small.remove(j)
+            large.append(j)
+    return [[name for i in sorted(fold) for name in teams[i]] for fold in folds]
+
+
+def _best_exchange(large, small, sizes):
+    "Which team of the large fold goes for which of the small one (None: for none), if any helps"
+    gap = sum(sizes[i] for i in large) - sum(sizes[j] for j in small)
+    back = [*small, None] if len(large) > 1 else small
+    after = {
+        (i, j): abs(gap - 2 * (sizes[i] - (0 if j is None else sizes[j])))
+        for i in large
+        for j in back
+    }
+    i, j = min(after, key=after.get)
+    return ((large, i), (small, j)) if after[i, j] < gap else None
 
 
 def kfold_splits(

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
 from .attention import Encoder, sinusoidal_positions
+from .data import escape_text
 from .preprocess import Windows
 from .runs import load_model, save_model
 from .tokens import MotionTokens, PatchTokens
@@ -75,13 +76,13 @@ class HarModel(nn.Module, ModelHubMixin, library_name='harkd', tags=['human-acti
         }
 
     def generate_model_card(self, *args, **kwargs):  # What is known, and nothing else
-        n = sum(p.numel() for p in self.parameters())
+        n, rows = sum(p.numel() for p in self.parameters()), self._card_rows().items()
         text = [
             '---\nlibrary_name: harkd\ntags: [human-activity-recognition]\n---\n\n',
             f'# {type(self).__name__}\n\n{n:,} parameters. ',
             'Load it with `harkd.student.HarModel.from_pretrained(folder)`.\n\n',
             '| | |\n| --- | --- |\n',
-            '\n'.join(f'| {k} | {v} |' for k, v in self._card_rows().items() if v),
+            '\n'.join(f'| {k} | {escape_text(v, "markdown")} |' for k, v in rows if v),
         ]
         return ModelCard(''.join(text))
 

@@ -8,7 +8,7 @@ __all__ = ['SKELETON', 'BONES', 'GRAVITY', 'SYNTH_ACTIONS', 'body', 'limb_frames
 
 # %% ../nbs/00a_synth.ipynb #f5cf9fc4
 import numpy as np
-from scipy.signal import savgol_filter
+import scipy  # scipy.signal is loaded where it is first used
 
 from .data import DATASETS, Dataset, Recording, Span, Stream, hash_recordings
 
@@ -144,8 +144,8 @@ def virtual_imu(
             f'over {smooth_s} s needs at {fs} Hz'
         )
     position, limb = joints[:, at], joints[:, at] - joints[:, parent]
-    acceleration = savgol_filter(position, window, 3, deriv=2, delta=1 / fs, axis=0)
-    R = limb_frames(savgol_filter(limb, window, 3, axis=0))
+    acceleration = scipy.signal.savgol_filter(position, window, 3, deriv=2, delta=1 / fs, axis=0)
+    R = limb_frames(scipy.signal.savgol_filter(limb, window, 3, axis=0))
     force = np.einsum('tji,tj->ti', R, acceleration + [0, GRAVITY, 0])
     return np.concatenate([force, _angular_velocity(R, fs)], 1)
 

@@ -12,7 +12,7 @@ from tests.test_more_readers import CASES, fuzz
 
 
 def main(count: int):
-    for name in CASES:
+    for name in sys.argv[2:] or CASES:
         refused = 0
         for packed in (True, False):
             with tempfile.TemporaryDirectory() as folder:

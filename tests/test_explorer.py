@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -619,6 +620,51 @@ def test_the_first_figure_takes_less_than_five_seconds_of_the_processor(run):
     assert len(explorer.shown) == 1 and time.process_time() - begin < 5
 
 
+# depth video, where the data set has one
+
+
+def utd_data():
+    "Trials of UTD-MHAD with a skeleton, and an untrained student"
+    windows = cut_windows(load_dataset('utd_mhad'), ('imu', 'skeleton'))
+    split = by_subject(windows, ['s1', 's3'], ['s5'])
+    torch.manual_seed(0)
+    student = make_student('conv_8k', windows, ('imu',)).eval()
+    return ExplorerData(BatchLoader.fit(split), {'distilled': student}, split.val)
+
+
+@pytest.fixture(scope='module')
+def with_depth():
+    from tests.conftest import data
+
+    data('utd_mhad_small')
+    return utd_data()
+
+
+def test_the_depth_frame_is_the_one_of_the_cursor(with_depth):
+    state = ExplorerState(with_depth, int(with_depth.held[5]))
+    view = compute_view(state)
+    frames = []
+    for sample, number in ((0, 0), (len(view.time) - 1, len(view.depth) - 1)):
+        picture = attribution_figure(replace(state, frame=sample), view).data[-1]
+        true = view.depth[number]
+        np.testing.assert_allclose(np.array(picture.z)[true > 0], true[true > 0], atol=1e-6)
+        frames.append(np.array(picture.z))
+    assert np.abs(frames[0] - frames[1]).max() > 0.1 and 0.5 < np.median(frames[0]) < 6
+
+
+@pytest.mark.parametrize('width', [600, 879, 880, 1500])
+def test_the_depth_video_lies_apart_from_the_body_and_inside_the_figure(with_depth, width):
+    layout = attribution_figure(ExplorerState(with_depth), width=width).layout
+    (left, right), (bottom, top) = layout.xaxis6.domain, layout.yaxis6.domain
+    assert 0 <= left < right <= 1 and 0 <= bottom < top < layout.yaxis5.domain[0]
+    pixels = (right - left) * layout.width / 80, (top - bottom) * layout.height / 60
+    assert pixels[0] == pytest.approx(pixels[1], rel=0.01)
+
+
+def test_without_depth_videos_there_is_no_panel(data):
+    assert compute_view(ExplorerState(data)).depth is None
+
+
 # in a browser
 
 
@@ -862,3 +908,34 @@ def test_in_a_browser(kind, serve):
     # voila's template requests fonts from the web
     own = [e for e in errors if not ('Failed to load resource' in e and '127.0.0.1' not in e)]
     assert not own, own
+
+
+@browser
+def test_the_depth_frame_changes_with_the_cursor(with_depth, tmp_path):
+    sync = pytest.importorskip(
+        'playwright.sync_api', reason='no playwright: pip install playwright'
+    )
+    code = 'from tests.test_explorer import AttributionExplorer, utd_data'
+    cells = [nbformat.v4.new_code_cell(c) for c in (code, 'AttributionExplorer(data=utd_data())')]
+    kernel = {'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+    nbformat.write(notebook, tmp_path / 'depth.ipynb')
+    command = partial(servers.voila_command, 'depth.ipynb')
+    env = servers.home_environment(tmp_path / 'home')
+    process, url = servers.start(command, '/voila/static/', tmp_path, env)
+    try:
+        with sync.sync_playwright() as playwright:
+            chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+            page = chromium.new_page(viewport={'width': 1500, 'height': 1300})
+            page.goto(url, timeout=120000)
+            explorer = Page(page, 'depth')
+            explorer.plot.wait_for(timeout=120000)
+            frame = 'Array.from(g._fullData.at(-1).z, row => Array.from(row))'
+            before = explorer.read(frame)
+            explorer.press('cursor', 'End', 1)
+            explorer.wait(frame, before)
+            explorer.shot('moved')
+            for width in (1024, 1500):
+                check_layout(explorer, width)
+    finally:
+        servers.stop(process)

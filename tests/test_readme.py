@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from IPython.display import Markdown
 
-from docs.pages import IMAGES, PAGES, from_root, page, pictures, read_cells, source
+from docs.pages import IMAGES, PAGES, from_root, has_tag, page, pictures, read_cells, source
 from docs.results_index import RESULTS, results_index
 from harkd.cli import app, join_pairs, parse_params, read_params, recipes, runnable
 from harkd.data import load_dataset
@@ -31,7 +31,9 @@ def squeezed(text):
 
 
 def code_cells(notebook):
-    return [source(c) for c in read_cells(notebook) if c['cell_type'] == 'code']
+    "Code of the cells that the page shows"
+    cells = [c for c in read_cells(notebook) if c['cell_type'] == 'code']
+    return [source(c) for c in cells if not has_tag(c, 'remove-cell')]
 
 
 def run_cell(code, scope):

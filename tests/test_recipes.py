@@ -12,6 +12,7 @@ from harkd.ablation import AblationConfig
 from harkd.baselines import BaselineConfig
 from harkd.cli import parse_params, read_params, recipes, runnable
 from harkd.depth_maps import DepthConfig
+from harkd.depth_networks import DepthNetConfig
 from harkd.distill import DistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.learning_curve import LearningCurveConfig
@@ -28,8 +29,12 @@ CONFIGS = {
     'baselines': BaselineConfig,
     'learning_curve': LearningCurveConfig,
     'depth_maps': DepthConfig,
+<<<<<<< HEAD
     'pretrain': PretrainConfig,
     'probe': ProbeConfig,
+=======
+    'depth_networks': DepthNetConfig,
+>>>>>>> main
 }
 ALL = recipes()
 TRAINED = {name: r for name, r in ALL.items() if r['chapter'] in CONFIGS}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from harkd.cost import cost, count_macs, count_params
 from harkd.preprocess import cut_windows
-from harkd.runs import DamagedFile, load_model, save_model
+from harkd.runs import DamagedFile, load_model, read_json, save_model, write_json
 from harkd.student import (
     STUDENTS,
     ConvStudent,
@@ -181,6 +181,11 @@ def test_weights_of_another_model_are_refused(motion, conv, tmp_path):
     save_model(motion, tmp_path / 'm')
     save_model(conv, tmp_path / 'n')
     shutil.copy(tmp_path / 'n/model.safetensors', tmp_path / 'm/model.safetensors')
+    with pytest.raises(DamagedFile, match='model.safetensors holds other weights than'):
+        load_model(tmp_path / 'm')
+    about = read_json(tmp_path / 'm/harkd.json')  # a folder of an older version has no seal
+    old = {k: v for k, v in about.items() if k not in ('seal', 'weights_sha256')}
+    write_json(tmp_path / 'm/harkd.json', old)
     with pytest.raises(DamagedFile, match='weights and harkd.json do not fit together'):
         load_model(tmp_path / 'm')
 
