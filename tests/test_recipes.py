@@ -29,12 +29,9 @@ CONFIGS = {
     'baselines': BaselineConfig,
     'learning_curve': LearningCurveConfig,
     'depth_maps': DepthConfig,
-<<<<<<< HEAD
     'pretrain': PretrainConfig,
     'probe': ProbeConfig,
-=======
     'depth_networks': DepthNetConfig,
->>>>>>> main
 }
 ALL = recipes()
 TRAINED = {name: r for name, r in ALL.items() if r['chapter'] in CONFIGS}
