@@ -57,6 +57,18 @@ WITHOUT_RECIPE = {
         'the same against MiniRocket, over subjects',
         '`python -m tests.bench_default`',
     ),
+    'bench_data.json': (
+        'time and memory of checking and reading large studies',
+        '`python -m tests.bench_data`',
+    ),
+    'int8_students.csv': (
+        'int8 TFLite of short trainings: accuracy, same decisions, with and without margin',
+        '`python -m tests.bench_int8`',
+    ),
+    'fuzz_own_data.json': (
+        'studies damaged at random: what a user sees',
+        '`python -m tests.fuzz_own_data`',
+    ),
     'bench_explorer.json': ('response time of the explorer', '`python -m tests.bench_explorer`'),
     'bench_latency.csv': ('conv_80k against the transformer, every format', BENCH),
     'bench_latency.json': ('ratios of bench_latency.csv', BENCH),

@@ -558,6 +558,12 @@ def explore(
     os.execve(sys.executable, args, {**os.environ, 'HARKD_RUN': str(found.path)})
 
 # %% ../nbs/09a_cli.ipynb #a93a8f29
+def _fold_name(fold, final):  # as `open_run` names it
+    if final:
+        return 'final'
+    return fold if fold >= 0 else None
+
+
 @_command
 def export(
     run: Annotated[Path, typer.Argument(help='folder of a finished distillation run')],
@@ -565,6 +571,11 @@ def export(
     quantize: Annotated[str, typer.Option(help='fp32 | fp16 | int8_dynamic | int8')] = 'fp32',
     arm: Annotated[str, typer.Option(help='distilled | control')] = 'distilled',
     seed: Annotated[int, typer.Option(help="which of the run's seeds")] = 0,
+    fold: Annotated[int, typer.Option(help="which of the run's folds; -1: the first")] = -1,
+    final: Annotated[
+        bool,
+        typer.Option('--final', help='the model trained on everybody (-p final_model True)'),
+    ] = False,
     output: Annotated[
         str, typer.Option('--output', '-o', help='folder of the bundle; default below the run')
     ] = '',
@@ -595,6 +606,7 @@ def export(
         format=format,
         precision=quantize,
         arm=arm,
+        fold=_fold_name(fold, final),
         seed=seed,
         calibrate_on=calibrate,
         c=c,
@@ -605,6 +617,11 @@ def export(
     about = json.loads((folder / 'bundle.json').read_text(encoding='utf8'))
     for way, reason in about['refused'].items():
         typer.echo(f'refused {way}: {reason}')
+    if final:
+        typer.echo(
+            'trained on everybody: the accuracies below are of windows it was trained on; for new '
+            'subjects expect the cross-validated accuracy of the run (in README.md of the bundle)'
+        )
     typer.echo(
         f'accepted {about["way"]} ({about["precision"]}): accuracy {about["accuracy_file"]:.2%}, '
         f'the model {about["accuracy_model"]:.2%}; same decisions in {about["same_decisions"]:.2%} '

@@ -1218,10 +1218,27 @@ export default {
         model.save_changes();
       }
     };
+    // names for screen readers: ipywidgets has none on handles of sliders and on icons
+    const name = () => {
+      for (const slider of document.querySelectorAll('.widget-hslider')) {
+        const text = slider.querySelector('.widget-label')?.textContent;
+        for (const handle of slider.querySelectorAll('.noUi-handle'))
+          if (text && handle.getAttribute('aria-label') !== text)
+            handle.setAttribute('aria-label', text);
+      }
+      for (const icon of document.querySelectorAll('.widget-play button > i'))
+        icon.parentElement.setAttribute('aria-label', icon.className.replace(/.*fa-/, ''));
+    };
     const observer = new ResizeObserver(measure);
     observer.observe(el);
+    const changes = new MutationObserver(name);
+    changes.observe(document.body, { childList: true, subtree: true });
     measure();
-    return () => observer.disconnect();
+    name();
+    return () => {
+      observer.disconnect();
+      changes.disconnect();
+    };
   },
 };
 """

@@ -33,7 +33,7 @@ from harkd.deploy import (
     onnx_runner,
     trial_windows,
 )
-from .distill import DistillConfig, open_run
+from .distill import FINAL, DistillConfig, open_run
 from .metrics import calibration_error, fit_temperature, scores, show_interval
 from .microcontroller import c_array, run_micro
 from harkd.quantize import (
@@ -261,15 +261,17 @@ class TrainedModel(NamedTuple):
 def open_trained(
     run: str | Path,  # A finished distillation run
     arm: str = 'distilled',  # 'distilled' | 'control'
-    fold: int | None = None,  # None: the first that was run
+    fold: int | str | None = None,  # None: the first that was run; 'final': the final model
     seed: int = 0,
     purpose: str = 'opened',  # Why, for the ledger; see `open_run`
 ) -> TrainedModel:
     "A model of a run, its held-out windows, and windows to calibrate int8 on"
     cfg, loader, ids, models = open_run(run, fold, seed, purpose)
+    if arm not in models:
+        raise ValueError(f"the final model is the distilled student; there is no '{arm}' of it")
     model = models[arm]
     (name,) = model.inputs
-    x, y = held_out_windows(loader, ids, name)
+    x, y = held_out_windows(loader, ids, name, of_everybody=fold == FINAL)
     training = [batch.x[name] for batch in loader.eval_batches(loader.split.train)]
     return TrainedModel(cfg, loader, ids, model, model.about, x, y, torch.cat(training))
 
@@ -535,7 +537,7 @@ def export(
     format: str = 'onnx',  # One of `FORMATS`
     precision: str = 'fp32',  # One of `LIMITS`
     arm: str = 'distilled',  # 'distilled' | 'control'
-    fold: int | None = None,  # None: the first that was run
+    fold: int | str | None = None,  # None: the first that was run; 'final': the final model
     seed: int = 0,
     calibrate_on: str | Path = '',  # A development run of the same student; empty: this; or 'none'
     c: bool = False,  # Also a C array, for int8 TFLite, tried under TFLM

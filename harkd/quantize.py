@@ -133,12 +133,14 @@ def held_out_windows(
     spec: str,  # Which input
     least: int = 1000,  # Windows at least
     seed: int = 0,
+    *,
+    of_everybody: bool = False,  # For a final model, which has no held-out subjects
 ) -> tuple[Tensor, np.ndarray]:  # (n,t,c) normalised, (n,) labels
     """Windows for comparing an export with its model: as they are, then augmented until there are
-    enough. Raises `ValueError` on windows of training subjects"""
+    enough. Raises `ValueError` on windows of training subjects, except for a final model"""
     windows = loader.split.windows
     subjects = set(windows.table.subject.iloc[ids].dropna())
-    if subjects & set(loader.split.subjects('train')):
+    if subjects & set(loader.split.subjects('train')) and not of_everybody:
         raise ValueError('these windows belong to subjects the model was trained on')
     x = [torch.cat([batch.x[spec] for batch in loader.eval_batches(ids)])]
     y = [windows.y[ids]]

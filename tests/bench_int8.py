@@ -51,6 +51,7 @@ def exported(trained, format='tflite') -> dict:
         if not row:
             row |= {f'first_{k}': found[k] for k in ('same', 'same_sure', 'lost')}
             row['first_accepted'] = not reason
+            row['accepted_by_the_old_rule'] = found['same'] >= 0.99 and found['lost'] <= 0.005
         if not reason:
             return {**row, 'way': attempt.way, 'precision': attempt.precision, **found}
     return {**row, 'way': 'refused', **found}

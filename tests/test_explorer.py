@@ -735,6 +735,11 @@ OVERLAPS = """() => {
 }"""
 
 
+UNNAMED = """() => [...document.querySelectorAll('.noUi-handle, .jupyter-button')]
+    .filter(e => !e.textContent.trim() && !e.getAttribute('aria-label'))
+    .map(e => e.className)"""
+
+
 class Page:
     "The explorer on a page: reads its figure and moves its controls"
 
@@ -871,6 +876,7 @@ def drive(p):
         check_layout(p, width)
         p.shot(f'width_{width}')
     move_cursor_and_compare(p)
+    assert p.page.evaluate(UNNAMED) == []  # for screen readers
     for width in (1024, 2560, 1500):
         check_layout(p, width)
         p.shot(f'compared_{width}')
@@ -935,6 +941,7 @@ def test_the_depth_frame_changes_with_the_cursor(with_depth, tmp_path):
             explorer.press('cursor', 'End', 1)
             explorer.wait(frame, before)
             explorer.shot('moved')
+            assert page.evaluate(UNNAMED) == []  # for screen readers
             for width in (1024, 1500):
                 check_layout(explorer, width)
     finally:

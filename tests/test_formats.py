@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -21,7 +22,7 @@ from harkd.formats import (
     open_trained,
     plot_pareto,
 )
-from harkd.quantize import peak_activations
+from harkd.quantize import compare_decisions, peak_activations
 from harkd.runs import Run, load_model, read_json, save_model, write_json
 from harkd.runtime import Bundle
 
@@ -120,6 +121,37 @@ def test_what_does_not_agree_is_not_written_and_what_was_there_stays(
     assert not (tmp_path / 'none').exists()
     assert (small / 'model.onnx').read_bytes() == before
     assert not list(tmp_path.glob('.bundle*'))
+
+
+def test_margins_decide_which_differences_count():
+    level, sure = [0.02, 0.0], [2.0, 0.0]
+    want = np.float32([level] * 3 + [sure] * 97)
+    y = np.zeros(100, int)
+
+    def verdict(got):
+        found = compare_decisions(np.float32(got), want, y)
+        return found['same'], found['same_sure'], found['lost']
+
+    assert verdict([level[::-1]] * 3 + [sure] * 97) == pytest.approx((0.97, 1.0, 0.03))
+    assert verdict([level] * 3 + [sure[::-1]] + [sure] * 96) == pytest.approx((0.99, 96 / 97, 0.01))
+    broken = [[np.nan, 0.0]] * 2 + [level] + [sure] * 97
+    assert verdict(broken) == pytest.approx((0.98, 1.0, 0.02))
+
+
+def test_a_refusal_has_its_numbers_and_the_next_step(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(LIMITS, 'int8', 1.01)
+    with pytest.raises(ExportMismatch) as e:
+        export(run.path, tmp_path / 'none', precision='int8')
+    for part in (
+        'decided with margin',
+        'its accuracy is',
+        'that of the model',
+        'margins of',
+        '--until-accepted',
+        'quantisation-aware',
+        'fp16',
+    ):
+        assert part in str(e.value)
 
 
 def test_a_folder_of_other_files_is_not_replaced(run, tmp_path):

@@ -21,7 +21,7 @@ CHAPTERS = (  # The first two always; HARKD_BROWSER=all: every one
     '09b_quantize',
 )
 SHOWN = CHAPTERS if os.environ.get('HARKD_BROWSER') == 'all' else CHAPTERS[:2]
-RUN_S = 400 if len(SHOWN) > 2 else 120  # Seconds until the last figure of a chapter is there
+RUN_S = 400 if len(SHOWN) > 2 else 120  # Seconds until the last cell of a chapter has run
 DATA = """() => JSON.stringify([...document.querySelectorAll('.js-plotly-plot')].map(
     g => [g._fullLayout.title.text, g._fullData.map(d => Array.from(d.y ?? []).slice(0, 50))]))"""
 
@@ -98,4 +98,4 @@ def move_a_control(page, chapter):
     page.locator('.widget-hslider .noUi-handle').first.focus()
     for _ in range(3):
         page.keyboard.press('ArrowRight')
-    page.wait_for_function(f'b => ({DATA})() !== b', arg=before, timeout=60000)
+    page.wait_for_function(f'b => ({DATA})() !== b', arg=before, timeout=1000 * RUN_S)

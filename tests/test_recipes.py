@@ -14,6 +14,7 @@ from harkd.cli import parse_params, read_params, recipes, runnable
 from harkd.depth_maps import DepthConfig
 from harkd.depth_networks import DepthNetConfig
 from harkd.distill import DistillConfig
+from harkd.distill_scores import ScoreDistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.learning_curve import LearningCurveConfig
 from harkd.pretrain import PretrainConfig, load_encoder
@@ -32,6 +33,7 @@ CONFIGS = {
     'pretrain': PretrainConfig,
     'probe': ProbeConfig,
     'depth_networks': DepthNetConfig,
+    'distill_scores': ScoreDistillConfig,
 }
 ALL = recipes()
 TRAINED = {name: r for name, r in ALL.items() if r['chapter'] in CONFIGS}
