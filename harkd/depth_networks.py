@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['NO_CLIP_AUGMENT', 'CHANNELS', 'depth_views', 'ClipAugment', 'warp_clips', 'clip_channels', 'DepthWindows',
            'DepthLoader', 'FactoredVideoNet', 'DepthNetConfig', 'make_depth_network', 'predict_averaged',
-           'depth_net_windows', 'network_rows', 'network_row', 'run_depth_networks', 'average_runs']
+           'depth_net_windows', 'network_rows', 'network_row', 'run_depth_networks', 'average_runs', 'VideoReport',
+           'video_report']
 
 # %% ../nbs/04i_depth_networks.ipynb #04e10002
 import hashlib
@@ -19,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .cost import count_macs, count_params, model_bytes
+from .cost import cost, count_macs, count_params, model_bytes
 from .data import load_dataset
 from .depth_maps import average_scores, project_depth, trial_depth
 from .experiment import DataConfig, experiment_splits
 from .image_encodings import RelationTeacher
-from .metrics import scores
+from .metrics import per_class, plot_confusion, roc_areas, roc_curves, scores
 from .preprocess import Batch, Windows, cut_windows
 from harkd.runs import (
     Run,
@@ -158,7 +159,7 @@ def clip_channels(
     x: Tensor,  # (b,t,3,h,w) front, side and top view
     kind: str,  # One of `CHANNELS`
 ) -> Tensor:  # (b,t,3,h,w)
-    "What a network sees: the three views, or the front view with what appears and disappears"
+    "Three views, or the front view with what appears and what disappears"
     if kind == 'views':
         return x
     front = x[:, :, :1]
@@ -531,3 +532,48 @@ def average_runs(
     if rows and rows[0]['part'] == 'test':
         write_ledger(rows)
     return rows
+
+# %% ../nbs/04i_depth_networks.ipynb #04e2a002
+@dataclass(frozen=True, eq=False)
+class VideoReport:
+    "What a video network gets right, and what it costs"
+
+    scores: dict  # n, accuracy, macro_f1, kappa
+    per_class: pd.DataFrame  # precision, recall, f1, support, auc; one row a class, and means
+    cost: dict  # params, macs, flops, bytes, latency_ms, device
+    y: np.ndarray  # (n,) labels
+    logits: np.ndarray  # (n,k)
+    classes: tuple[str, ...]
+
+    def plot(self):  # The Axes: confusion matrix and ROC
+        "Which classes are taken for which, and what each costs in false alarms"
+        import matplotlib.pyplot as plt
+
+        side = min(9, 1.6 + 0.28 * len(self.classes))
+        _, axs = plt.subplots(1, 2, figsize=(2 * side, side))
+        plot_confusion(self.y, self.logits.argmax(1), self.classes, axs[0])
+        for name, curve in roc_curves(self.y, self.logits, self.classes).items():
+            axs[1].plot(curve.false, curve.true, lw=0.9, label=name)
+        axs[1].plot([0, 1], [0, 1], ':', color='gray')
+        axs[1].set(xlabel='share of false alarms', ylabel='share found', box_aspect=1)
+        if len(self.classes) <= 10:
+            axs[1].legend(fontsize=7)
+        return axs
+
+# %% ../nbs/04i_depth_networks.ipynb #04e2a003
+def video_report(
+    model: HarModel,
+    clip: Tensor,  # (1,t,3,h,w) of one trial, for the cost
+    y: np.ndarray,  # (n,) labels of the trials that are evaluated
+    logits: np.ndarray,  # (n,k)
+    classes: tuple[str, ...],  # Names, by label
+) -> VideoReport:
+    "Scores by class and costs of a video network"
+    y, logits = np.asarray(y), np.asarray(logits, float)
+    probabilities = torch.tensor(logits).softmax(1).numpy()
+    decisions = logits.argmax(1)
+    table = per_class(y, decisions, classes)
+    table['auc'] = roc_areas(roc_curves(y, probabilities, classes))
+    spent = cost(model, clip)
+    spent['flops'] = 2 * spent['macs']
+    return VideoReport(scores(y, decisions), table, spent, y, probabilities, tuple(classes))

@@ -1233,12 +1233,9 @@ def soft_target_picture(
         'teacher probability (%)',
         (0, 105),
     )
-    parts = [k for k in history[0] if k not in ('epoch', 'lr', 'stage')]
-    colors = dict(loss=COLORS['time'], **{parts[1]: COLORS['control']})
+    parts = [k for k in ('loss', 'ce', 'kd') if k in history[0]]
+    colors = dict(loss=COLORS['time'], ce=COLORS['control'], kd=COLORS['teacher'])
     epochs = [row['epoch'] for row in history]
-    curves = [
-        line(epochs, [row.get(k, np.nan) for row in history], k, colors.get(k, COLORS['teacher']))
-        for k in parts
-    ]
+    curves = [line(epochs, [row.get(k, np.nan) for row in history], k, colors[k]) for k in parts]
     title = f'Held-out accuracy {right:.0%} with alpha {alpha:g}, {alone:.0%} without the teacher'
     return Picture((left, Panel(tuple(curves), '', 'epoch', 'loss')), title, (1.3, 1))

@@ -190,7 +190,7 @@ class EnrolConfig:
     data_root: str = ''  # Its folder; empty: below HARKD_DATA
     stream: str = ''  # Empty: the first of the card's student inputs
     student: str = 'conv_20k'
-    encoder: str = ''  # Folder of a pretrained encoder; empty: student features only
+    encoder: str = 'harkd-base'  # Shipped, or a folder; empty: student features only
     ks: str = '1,2,4,8'  # Enrolled windows of each class
     draws: int = 5
     folds: int = 4  # Groups of subjects, each held out once

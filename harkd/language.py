@@ -1034,7 +1034,7 @@ class WordsConfig:
     target: str = 'motionsense'  # Data set that is named, kept out of head and encoder
     stream: str = ''  # Its stream; empty: the first of the card's student inputs
     sources: str = 'dsads,wisdm,sp_sw_har,hapt,selfback,motionsense'  # For the head; never target
-    encoder: str = ''  # Folder of an encoder (chapter 06); empty: random weights only
+    encoder: str = 'harkd-base'  # Shipped, or a folder (chapter 06); empty: random weights only
     text: str = 'attributes'  # 'attributes' | 'sentences' | 'sentences:<model>'
     window_s: float = 3.0
     steps: int = 600  # Of the head

@@ -14,6 +14,7 @@ from harkd.cli import parse_params, read_params, recipes, runnable
 from harkd.depth_maps import DepthConfig
 from harkd.depth_networks import DepthNetConfig
 from harkd.distill import DistillConfig
+from harkd.distill_scores import ScoreDistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.learning_curve import LearningCurveConfig
 from harkd.report import GOALS, read_results
@@ -28,6 +29,7 @@ CONFIGS = {
     'learning_curve': LearningCurveConfig,
     'depth_maps': DepthConfig,
     'depth_networks': DepthNetConfig,
+    'distill_scores': ScoreDistillConfig,
 }
 ALL = recipes()
 TRAINED = {name: r for name, r in ALL.items() if r['chapter'] in CONFIGS}
