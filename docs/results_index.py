@@ -13,6 +13,8 @@ THEMES = {
     'leave_one_subject_out': 'UTD-MHAD, each of the eight subjects left out in turn.',
     'development': 'The choices made inside training subjects of UTD-MHAD, and the default recipe.',
     'baselines': 'Majority class, random forest over catch22 features, MiniRocket.',
+    'pretraining': 'Losses of the pretrainings (chapter 06).',
+    'probe': 'Pretrained encoders on data sets they have not seen, k labelled recordings (06b).',
     'ladder': 'The protocol ladder: the same model under splits that leak and splits that do not.',
     'ablation': 'One change of the recipe at a time; the learning curve over training subjects.',
     'methods': 'Twenty ways to learn from a teacher, compared (chapter 05a).',

@@ -159,7 +159,7 @@ def clip_channels(
     x: Tensor,  # (b,t,3,h,w) front, side and top view
     kind: str,  # One of `CHANNELS`
 ) -> Tensor:  # (b,t,3,h,w)
-    "What a network sees: the three views, or the front view with what appears and disappears"
+    "Three views, or the front view with what appears and what disappears"
     if kind == 'views':
         return x
     front = x[:, :, :1]

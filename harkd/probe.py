@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARM_NAMES', 'unit_windows', 'embed', 'embed_rocket', 'few_recordings', 'linear_probe', 'ProbeConfig', 'score',
-           'check_unseen', 'frozen_features', 'train_scratch', 'probe_fold', 'run_probe', 'probe_table', 'plot_probe']
+           'check_unseen', 'frozen_features', 'train_scratch', 'probe_fold', 'run_probe', 'probe_table', 'plot_probe',
+           'probe_gain']
 
 # %% ../nbs/06b_probe.ipynb #5b56a42d
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from .encoder import WearableEncoder, band_energies, unit_batch
 from .experiment import run_tasks
 from .metrics import mean_interval, show_interval
 from .preprocess import Windows, cut_windows
-from .pretrain import load_encoder
+from .pretrain import load_encoder, shipped_encoders
 from .runs import Config, hash_config, processor, repo_root, set_seed, write_results
 from .split import BatchLoader, by_subject, step_seed
 from .student import make_student
@@ -115,7 +116,7 @@ class ProbeConfig(Config):
     ks: str = '1,2,4,8'  # Labelled recordings of each class
     draws: int = 5  # Of the labelled recordings
     folds: int = 4  # Groups of subjects, each held out once
-    scratch: bool = True  # Also train the student from scratch
+    controls: bool = True  # False: the encoders alone
     scratch_steps: int = 200  # Of each such training
     kernels: int = 2000  # Of MiniRocket
     jobs: int = 0  # Processes; 0: one for each core
@@ -134,7 +135,9 @@ class ProbeConfig(Config):
 
 
 def _encoder_folder(name: str) -> Path:
-    "A folder with encoder.json, named directly or by its run"
+    "A folder with encoder.json, named directly or by its run, or an encoder that harkd ships"
+    if name in shipped_encoders():
+        return Path(name)
     path = Path(name)
     path = path if path.is_absolute() else repo_root() / path
     return path if (path / 'encoder.json').exists() else path / 'encoder'
@@ -160,12 +163,14 @@ def frozen_features(
     cfg: ProbeConfig, windows: Windows, stream: str
 ) -> list[tuple[str, int, np.ndarray, int]]:  # (arm, seed, (n,d) features, parameters)
     "Embeddings of every arm that does not look at the fold"
-    out = [('bands', 0, embed(band_energies, windows, stream), 0)]
+    out = [('bands', 0, embed(band_energies, windows, stream), 0)] if cfg.controls else []
     for seed, folder in enumerate(cfg.folders):
         encoder, about = load_encoder(folder)
         check_unseen(about, cfg.dataset, folder)
         size = sum(p.numel() for p in encoder.parameters())
         out.append(('pretrained', seed, embed(encoder, windows, stream), size))
+        if not cfg.controls:
+            continue
         set_seed(seed)
         untrained = WearableEncoder(**encoder.config).eval()
         out.append(('random', seed, embed(untrained, windows, stream), size))
@@ -196,8 +201,10 @@ def probe_fold(
     "Score every arm on the held-out subjects, for every k and draw"
     table, y = windows.table, windows.y
     held = table.subject.isin(held_subjects).to_numpy()
-    rocket = embed_rocket(windows, stream, np.flatnonzero(~held), cfg.kernels)
-    arms = [*features, ('minirocket', 0, rocket, 0)]
+    arms = list(features)
+    if cfg.controls:
+        rocket = embed_rocket(windows, stream, np.flatnonzero(~held), cfg.kernels)
+        arms.append(('minirocket', 0, rocket, 0))
     rows = []
     for k in cfg.counts:
         for draw in range(cfg.draws):
@@ -205,7 +212,7 @@ def probe_fold(
             predictions = {
                 (arm, seed): linear_probe(z[ids], y[ids], z[held]) for arm, seed, z, _ in arms
             }
-            if cfg.scratch:
+            if cfg.controls:
                 guess = train_scratch(cfg, windows, stream, ids, held, draw)
                 predictions['scratch', draw] = guess
             for (arm, seed), guess in predictions.items():
@@ -309,3 +316,15 @@ def plot_probe(table: pd.DataFrame, ax=None):
     ax.set_xticks(ks, ks)
     ax.legend(fontsize=7)
     return ax
+
+# %% ../nbs/06b_probe.ipynb #f16b0003
+def probe_gain(
+    table: pd.DataFrame,  # Rows of `run_probe`
+    k: int,  # Labelled recordings of each class
+    control: str,  # An arm
+    what: str = 'macro_f1',
+) -> tuple[float, float, float]:  # Mean, and 95 % interval over subjects
+    "How far the pretrained encoder is ahead of a control"
+    rows = table[table.method == f'k={k}']
+    per = rows.groupby(['arm', 'fold'])[what].mean().unstack(0)
+    return mean_interval((per['pretrained'] - per[control]).to_numpy())

@@ -41,7 +41,7 @@ def lab(tmp_path_factory):
     env.pop('MPLBACKEND', None)
     command = partial(servers.lab_command, folder)
     process, url = servers.start(command, '/api', folder, env)
-    yield url
+    yield url, folder
     servers.stop(process)
 
 
@@ -51,7 +51,7 @@ def test_a_moved_control_changes_the_figure(chapter, lab):
     sync = pytest.importorskip(
         'playwright.sync_api', reason='no playwright: pip install playwright'
     )
-    errors, folder = [], ROOT / 'test-artefacts'
+    (url, copies), errors, folder = lab, [], ROOT / 'test-artefacts'
     folder.mkdir(exist_ok=True)
 
     def on_console(message):
@@ -63,20 +63,19 @@ def test_a_moved_control_changes_the_figure(chapter, lab):
         page = chromium.new_page(viewport={'width': 1500, 'height': 1100})
         page.on('pageerror', lambda e: errors.append(f'page: {e}'))
         page.on('console', on_console)
-        page.goto(f'{lab}/lab/tree/{chapter}.ipynb', timeout=120000)
+        page.goto(f'{url}/lab/workspaces/{chapter}/tree/{chapter}.ipynb', timeout=120000)
         try:
             open_notebook(page, sync)
-            move_a_control(page, chapter)
+            move_a_control(page, nbformat.read(copies / f'{chapter}.ipynb', 4))
         finally:
             page.screenshot(path=folder / f'live_{chapter}.png')
     own = [e for e in errors if 'Failed to load resource' not in e]
     assert own == []
 
 
-def move_a_control(page, chapter):
-    "With the keyboard, as far as the end; JupyterLab draws only the cells that are in view"
+def move_a_control(page, notebook):
+    "With the keyboard; JupyterLab draws only the cells that are in view"
     live = 'LiveFigure(\n'
-    notebook = nbformat.read(ROOT / 'nbs' / f'{chapter}.ipynb', 4)
     position = next(i for i, c in enumerate(notebook.cells) if live in c.source)
     cell = page.locator(f'.jp-Cell[data-windowed-list-index="{position}"]')
     end = page.locator('.jp-WindowedPanel-outer').first

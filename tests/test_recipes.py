@@ -17,8 +17,10 @@ from harkd.distill import DistillConfig
 from harkd.distill_scores import ScoreDistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.learning_curve import LearningCurveConfig
+from harkd.pretrain import PretrainConfig, load_encoder
+from harkd.probe import ProbeConfig
 from harkd.report import GOALS, read_results
-from harkd.runs import hash_config, read_ledger, results_dir
+from harkd.runs import hash_config, read_ledger, results_dir, results_file
 from harkd.significance import read_predictions
 
 CONFIGS = {
@@ -28,6 +30,8 @@ CONFIGS = {
     'baselines': BaselineConfig,
     'learning_curve': LearningCurveConfig,
     'depth_maps': DepthConfig,
+    'pretrain': PretrainConfig,
+    'probe': ProbeConfig,
     'depth_networks': DepthNetConfig,
     'distill_scores': ScoreDistillConfig,
 }
@@ -64,21 +68,29 @@ def test_a_recipe_says_what_it_does(name):
 
 @pytest.mark.parametrize('name', sorted(TRAINED))
 def test_the_table_has_the_hash_of_its_recipe(name, published):
-    table = read_results(TRAINED[name]['params']['results'])
+    table = pd.read_csv(results_file(f'{TRAINED[name]["params"]["results"]}.csv'))
     assert set(table.config_hash) == {config_hash(TRAINED[name])}
 
 
-@pytest.mark.parametrize('name', sorted(TRAINED))
+@pytest.mark.parametrize('name', sorted(n for n, r in TRAINED.items() if 'seeds' in r['params']))
 def test_the_table_has_the_seeds_of_its_recipe(name, published):
     params = TRAINED[name]['params']
     table = read_results(params['results'])
     assert table.groupby('arm').seed.nunique().max() == params['seeds']
 
 
+def test_the_encoder_that_is_installed_is_the_one_of_its_recipe():
+    encoder, about = load_encoder('harkd-base')
+    assert about['config_hash'] == config_hash(ALL['pretrain_base'])
+    assert set(about['trained_on']) == set(ALL['pretrain_base']['params']['datasets'].split(','))
+    assert about['config'] == encoder.config
+
+
 @pytest.mark.parametrize('name', sorted(set(ALL) - set(TRAINED)))
 def test_what_reads_runs_was_made_from_the_runs_of_its_recipe(name, published):
     params = ALL[name]['params']
-    hash_of_run = {r['params']['run']: config_hash(r) for r in TRAINED.values()}
+    runs = [r for r in TRAINED.values() if 'run' in r['params']]
+    hash_of_run = {r['params']['run']: config_hash(r) for r in runs}
     if ALL[name]['chapter'] == 'significance':
         table = read_predictions(params['results'])
     else:  # corruptions fit their own MiniRocket
