@@ -85,6 +85,10 @@ WITHOUT_RECIPE = {
         for target, title in (('motionsense', 'MotionSense'), ('hapt', 'HAPT'))
         for text in ('attributes', 'sentences')
     },
+    'words_motionsense_attributes.csv': (
+        'MotionSense, k = 0 with harkd-base, text encoder attributes',
+        WORDS,
+    ),
     'utd_stream.csv': (
         'accuracy of the stream, with and without smoothing',
         '`python -m tests.bench_deploy --streamed`',
