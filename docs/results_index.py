@@ -69,6 +69,12 @@ WITHOUT_RECIPE = {
         'studies damaged at random: what a user sees',
         '`python -m tests.fuzz_own_data`',
     ),
+    'bench_video.json': (
+        'Gramian images a second, against a loop and pyts',
+        '`python -m tests.bench_video`',
+    ),
+    'utd_depth_ensembles.csv': ('averages of depth, IMU and skeleton models', 'chapter 04i'),
+    'utd_depth_ensembles_dev.csv': ('the same inside the training subjects', 'chapter 04i'),
     'bench_explorer.json': ('response time of the explorer', '`python -m tests.bench_explorer`'),
     'bench_latency.csv': ('conv_80k against the transformer, every format', BENCH),
     'bench_latency.json': ('ratios of bench_latency.csv', BENCH),
