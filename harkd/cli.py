@@ -447,7 +447,7 @@ def frames(
     if not report.paths:
         raise SystemExit('error: no clip could be used')
 
-# %% ../nbs/09a_cli.ipynb #0da7ac04
+# %% ../nbs/09a_cli.ipynb #0da7ac0f
 @data_app.command('get', epilog='Example: harkd data get pamap2')
 def data_get(
     name: Annotated[str, typer.Argument(help='a published data set')],

@@ -10,7 +10,7 @@ __all__ = ['SEAL_KEYS', 'MODEL_CLASSES', 'NOT_COMPUTED', 'NOT_SEALED', 'RUN_FORM
            'DamagedFile', 'read_json', 'file_hash', 'write_sealed', 'find_damage', 'read_sealed', 'table_text',
            'write_table', 'save_tensors', 'load_tensors', 'find_module', 'find_model_class', 'make_model', 'save_model',
            'load_model', 'repo_root', 'hash_computation', 'run_files', 'compare_data', 'Run', 'results_dir',
-           'results_file', 'result_rows', 'write_results', 'read_ledger', 'write_ledger']
+           'results_file', 'published_file', 'result_rows', 'write_results', 'read_ledger', 'write_ledger']
 
 # %% ../nbs/02c_runs.ipynb #4fa57288
 import ast
@@ -749,6 +749,17 @@ def results_file(
     check_name(name, 'the name of a result')
     found = sorted(results_dir().rglob(glob.escape(name)))
     return found[0] if found else results_dir() / name
+
+
+def published_file(
+    name: str,  # With its suffix
+) -> Path:
+    "A result file of the repository, wherever runs of today write theirs"
+    check_name(name, 'the name of a result')
+    found = sorted((repo_root() / 'nbs' / 'results').rglob(glob.escape(name)))
+    if not found:
+        raise FileNotFoundError(f"nbs/results has no file '{name}'")
+    return found[0]
 
 # %% ../nbs/02c_runs.ipynb #5b20ca1f
 def _check_hashes(table):

@@ -13,6 +13,7 @@ from docs.build import build, chapters
 from tests.conftest import ROOT
 
 SKIPPED = {'.git', '_docs', 'runs', '__pycache__', '.pytest_cache', '.ruff_cache', '.hypothesis'}
+SKIPPED |= {'test-artefacts'}  # Screenshots of other tests
 
 
 def state_of_the_checkout():

@@ -68,7 +68,8 @@ def test_a_recipe_says_what_it_does(name):
 
 @pytest.mark.parametrize('name', sorted(TRAINED))
 def test_the_table_has_the_hash_of_its_recipe(name, published):
-    table = pd.read_csv(results_file(f'{TRAINED[name]["params"]["results"]}.csv'))
+    file = results_file(f'{TRAINED[name]["params"]["results"]}.csv')
+    table = pd.read_csv(file, dtype={'config_hash': str})
     assert set(table.config_hash) == {config_hash(TRAINED[name])}
 
 
