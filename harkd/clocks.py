@@ -109,7 +109,7 @@ def stamps_to_ticks(
 
 
 def _not_numbers(table, rules, stamps):
-    bad = next(k for k, s in enumerate(stamps) if not _is_number(s))
+    bad = next((k for k, s in enumerate(stamps) if not _is_number(s)), 0)
     return (
         f"{table.path}: {table.row(bad)}: column '{rules.column}' is not numbers of the unit "
         f'\'{rules.unit}\': \'{stamps[bad]}\'; dates and times need "unit": "iso"'
@@ -118,7 +118,7 @@ def _not_numbers(table, rules, stamps):
 
 def _is_number(text):
     try:
-        return np.isfinite(float(text or 'nan')) or not text
+        return '_' not in text and (np.isfinite(float(text or 'nan')) or not text)
     except ValueError:
         return False
 

@@ -641,6 +641,17 @@ def _window_card(card, window_s, stride_s, whole, length):
     )
 
 
+def _check_sizes(card):
+    "Raise where windows or the steps between them are shorter than samples"
+    for name, least in () if card.whole else (('window_s', 2), ('stride_s', 1)):
+        seconds = getattr(card, name)
+        if not seconds * card.fs >= least - 1e-6:
+            raise ValueError(
+                f'{card.name}: {name} is {seconds:g} s, but at {card.fs:g} Hz it must be at least '
+                f'{least / card.fs:g} s (samples: {least})'
+            )
+
+
 def cut_windows(
     data: Dataset,
     inputs: tuple[str, ...],  # e.g. ('imu','skeleton') or ('imu:acc+norm',)
@@ -658,6 +669,7 @@ def cut_windows(
     if missing not in ('raise', 'report'):
         raise ValueError(f"missing must be 'raise' or 'report', got '{missing}'")
     c = _window_card(data.card, window_s, stride_s, whole, length)
+    _check_sizes(c)
     report, signals, gaps = _empty_report(data), {}, {}
     streams = dict.fromkeys(input_stream(i) for i in inputs)
     _check_streams(data, streams)

@@ -281,6 +281,8 @@ def _check_numbers(m, path):
     for key in ('fs', 'window_s', 'stride_s', 'length'):
         if key in m and not m[key] > 0:
             raise BadRecording(f"{path}: '{key}' must be > 0, got {m[key]}")
+    if m.get('label') == '':
+        raise BadRecording(f"{path}: 'label' must name a column; leave it out where there is none")
     if 'fs' not in m and 'time' not in m:
         raise BadRecording(
             f"{path}: needs 'fs' (Hz), or 'time' with the column of time stamps, or both"
