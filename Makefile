@@ -45,7 +45,7 @@ test: $(VENV)/.all
 	}; \
 	step lint $(MAKE) --no-print-directory lint; \
 	step chapters $(BIN)/nbdev_test --n_workers 2 --timing --do_print; \
-	step pytest env IN_TEST=1 $(BIN)/python -m pytest -q -rs tests; \
+	step pytest env IN_TEST=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests; \
 	echo; if [ -n "$$failed" ]; then echo "make test FAILED:$$failed"; exit 1; fi; echo "make test passed: lint, chapters, pytest"
 
 lint: $(VENV)/.all
