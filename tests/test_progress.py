@@ -1,11 +1,14 @@
 "A command can follow trainings that run in other processes"
 
+from joblib.externals.loky import get_reusable_executor
+
 from harkd.distill import DistillConfig, run_distill
 
 
 def test_every_training_reports_its_fold_seed_and_epoch(tmp_path, monkeypatch):
     file = tmp_path / 'progress'
     monkeypatch.setenv('HARKD_PROGRESS', str(file))
+    get_reusable_executor().shutdown()  # workers of earlier tests do not know the variable
     config = DistillConfig(
         'synth', student='conv_8k', epochs=2, teacher_epochs=1, seeds=1, folds=2, jobs=2
     )
