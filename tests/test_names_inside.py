@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
     def mkstemp(**kwargs):
-        raise PermissionError(errno.EACCES, 'Permission denied', '/tmp/.hidden')
+        raise PermissionError(errno.EACCES, 'Permission denied', str(tmp_path / '.hidden'))
 
     monkeypatch.setattr('harkd.runs.tempfile.mkstemp', mkstemp)
     with pytest.raises(PermissionError, match=f"Permission denied; nothing.*'{tmp_path}/x.json'"):
