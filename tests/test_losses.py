@@ -186,6 +186,18 @@ def test_a_regressor_keeps_the_other_axes():
     assert sum(p.numel() for p in regressor.parameters()) == 5 * 7 + 2 * 7
 
 
+def test_the_gradient_of_kd_is_its_formula_and_the_teacher_gets_none():
+    "(1 - alpha) (p - onehot) + alpha temperature (p_T - q_T), averaged over the batch"
+    student, teacher = (logits.clone().requires_grad_() for logits in (ls, lt))
+    alpha, temperature = 0.7, 3.0
+    kd_loss(student, teacher, y, alpha, temperature).backward()
+    hard = ls.softmax(-1) - F.one_hot(y, ls.shape[1])
+    soft = (ls / temperature).softmax(-1) - (lt / temperature).softmax(-1)
+    expected = ((1 - alpha) * hard + alpha * temperature * soft) / len(ls)
+    assert torch.allclose(student.grad, expected, atol=1e-6)
+    assert teacher.grad is None
+
+
 def test_no_gradient_of_factor_transfer_reaches_the_teacher():
     s, t = torch.randn(4, 6, 3, requires_grad=True), torch.randn(4, 5, 8, requires_grad=True)
     ll.FactorTransfer(3, 8)(s, t).backward()
