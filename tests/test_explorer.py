@@ -581,7 +581,7 @@ def test_a_score_card_belongs_to_one_choice(data):
     gap = float(explorer.views[0].attribution.relative_gap)
     explorer.controls['refine'].click()
     assert float(explorer.views[0].attribution.relative_gap) <= gap + 1e-9
-    assert 'deletion over random' in explorer.card.value
+    assert 'removing its strongest' in explorer.card.value and 'verdict' in explorer.card.value
     explorer.controls['baseline'].value = 'zero'
     assert explorer.card.value == ''
 
