@@ -21,7 +21,15 @@ from .metrics import mean_interval, show_interval
 from .preprocess import Windows, cut_windows
 from .pretrain import load_encoder
 from .probe import check_unseen, embed, score
-from .runs import hash_config, load_tensors, processor, save_tensors, set_seed, write_results
+from harkd.runs import (
+    Config,
+    hash_config,
+    load_tensors,
+    processor,
+    save_tensors,
+    set_seed,
+    write_results,
+)
 from .split import BatchLoader, by_subject, step_seed
 from .student import make_student
 from .train import TrainConfig, cross_entropy, train
@@ -204,7 +212,7 @@ ARMS = {
 
 
 @dataclass(frozen=True)
-class EnrolConfig:
+class EnrolConfig(Config):
     "What is enrolled, on what features"
 
     dataset: str = 'motionsense'
