@@ -432,7 +432,7 @@ def plot_arena(
     dataset = means.dataset[0]
     own = means.groupby('model').macro_f1_all.agg(['mean', 'std']).fillna(0)
     bars = [(name, value, 0, 'lightgrey') for name, value in PUBLISHED.get(dataset, {}).items()]
-    bars += [(name, row['mean'], row['std'], COLORS['distilled']) for name, row in own.iterrows()]
+    bars += [(name, row['mean'], row['std'], COLORS['student']) for name, row in own.iterrows()]
     bars = sorted(bars, key=lambda bar: bar[1])
     names, values, spread, colors = zip(*bars)
     if ax is None:
