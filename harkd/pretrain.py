@@ -34,10 +34,10 @@ from harkd.runs import (
     hash_config,
     load_tensors,
     processor,
-    read_json,
+    read_description,
     save_tensors,
     set_seed,
-    write_json,
+    write_description,
     write_results,
 )
 from .split import step_seed
@@ -209,14 +209,14 @@ def save_store(store: UnitStore, folder: str | Path) -> Path:
         spans=store.spans.tolist(),
         classes=list(store.classes),
     )
-    write_json(path.with_suffix('.json'), about)
+    write_description(path.with_suffix('.json'), about, path)
     return path
 
 
 def load_store(folder: str | Path, name: str, mapped: bool = True) -> UnitStore:
     "Read a store back; its samples stay on disk until they are asked for"
     path = Path(folder) / f'{name}.npy'
-    about = read_json(path.with_suffix('.json'))
+    about = read_description(path.with_suffix('.json'), path)
     try:
         values = np.load(path, mmap_mode='c' if mapped else None, allow_pickle=False)
     except (ValueError, EOFError, SyntaxError, TypeError, KeyError, TokenError) as error:
@@ -640,8 +640,8 @@ def save_encoder(encoder: WearableEncoder, folder: str | Path, **about) -> Path:
     "Write encoder.json and encoder.safetensors (half precision)"
     folder = Path(folder)
     weights = {k: v.half() for k, v in encoder.state_dict().items()}
-    save_tensors(folder / 'encoder.safetensors', weights)
-    write_json(folder / 'encoder.json', {'config': encoder.config, **about})
+    file = save_tensors(folder / 'encoder.safetensors', weights)
+    write_description(folder / 'encoder.json', {'config': encoder.config, **about}, file)
     return folder
 
 
@@ -663,8 +663,9 @@ def load_encoder(
     "Read an encoder, and what its file says about it"
     if not Path(folder).exists() and folder in shipped_encoders():
         folder = _shipped_folder() / folder
-    about = read_json(Path(folder) / 'encoder.json')
-    weights, _ = load_tensors(Path(folder) / 'encoder.safetensors')
+    file = Path(folder) / 'encoder.safetensors'
+    about = read_description(Path(folder) / 'encoder.json', file)
+    weights, _ = load_tensors(file)
     try:
         encoder = WearableEncoder(**about['config'])
         encoder.load_state_dict({k: v.float() for k, v in weights.items()})
