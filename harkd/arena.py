@@ -23,7 +23,7 @@ from .distill import rocket_scores
 from .experiment import FitConfig, run_tasks
 from .metrics import mean_interval, scores, show_interval
 from .preprocess import Windows, cut_windows
-from .pretrain import load_encoder
+from .pretrained import load_encoder
 from .probe import check_unseen, embed, linear_probe
 from harkd.runs import (
     Run,

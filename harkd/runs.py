@@ -437,6 +437,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:  # T
 # %% ../nbs/02c_runs.ipynb #9d2b660d
 MODEL_CLASSES = {  # What a model folder may name, by module
     'student': ('ConvStudent', 'InertialTransformer'),
+    'pretrained': ('EncoderClassifier',),
     'teacher': ('FusionTeacher', 'STConvT', 'RocketTeacher', 'Ensemble'),
     'learned_losses': ('ReusedHead',),
     'video': ('C3D', 'VideoStudent'),
