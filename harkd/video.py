@@ -534,9 +534,7 @@ class _ResidualClipBlock(nn.Module):
         middle = c_in * c_out * 27 // (c_in * 9 + 3 * c_out)  # of both convolutions
         first = _clip_conv(kind, c_in, c_out, middle, stride)
         self.conv1 = nn.Sequential(first, nn.BatchNorm3d(c_out), nn.ReLU(inplace=True))
-        self.conv2 = nn.Sequential(
-            _clip_conv(kind, c_out, c_out, middle, 1), nn.BatchNorm3d(c_out)
-        )
+        self.conv2 = nn.Sequential(_clip_conv(kind, c_out, c_out, middle, 1), nn.BatchNorm3d(c_out))
         self.downsample = None
         if stride != 1 or c_in != c_out:
             along = 1 if kind == 'space' else stride
