@@ -40,6 +40,7 @@ from .losses import soft_target_loss
 from .methods import FeaturePair, find_method, student_for
 from .metrics import mean_interval, scores, show_interval, sign_flip_test
 from .preprocess import Batch, Normalizer, Windows, parse_input
+from .pretrained import EncoderClassifier, check_encoder_unseen
 from .quantization_aware import FakeQuantize, quantization_aware_loss
 from harkd.runs import (
     Run,
@@ -524,6 +525,9 @@ def untrained_teacher(
 def _fit_teacher(model, checkpoint, loader, cfg, seed, progress):
     if isinstance(model, RocketTeacher):
         return fit_rocket(model, loader, seed)
+    if isinstance(model, EncoderClassifier):
+        check_encoder_unseen(model, loader.split)
+        model.set_units(loader.norm)
     training = cfg.teacher_training(seed)
     loss = cross_entropy(cfg.label_smoothing)
     return train(model, loader, loss, training, checkpoint, progress=progress)
