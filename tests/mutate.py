@@ -420,17 +420,23 @@ def run_all(mutations, seed, args):
     end = time.monotonic() + 60 * args.minutes
     while (left and time.monotonic() < end) or running:
         while left and free and time.monotonic() < end:
+            mutation = left.pop(0)
+            if not args.again and mutation.key in read_rows(seed):  # by a second process
+                continue
             k = free.pop()
-            task = folders[k], left.pop(0), coverage, args.budget, rows_file(seed)
+            task = folders[k], mutation, coverage, args.budget, rows_file(seed)
             running[in_background(try_mutation, *task)] = k
-        pid, _ = os.wait()
-        free.append(running.pop(pid))
+        if running:
+            pid, _ = os.wait()
+            free.append(running.pop(pid))
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
     print(Counter(r['verdict'] for r in read_rows(seed).values()))
 
 
 def draw(args):
     done = read_rows(args.seed[0])
-    wanted = drawn(args.seed[0], args.n, args.modules)
+    wanted = drawn(args.seed[0], args.n, args.modules)[:: -1 if args.backwards else 1]
     run_all([m for m in wanted if m.key not in done], args.seed[0], args)
 
 
@@ -498,7 +504,9 @@ def main():
     p.add_argument('--only', nargs='+', help='files of tests and chapters to collect again')
     p.add_argument('--chapters', action='store_true', help='collect: chapters instead of tests')
     p.add_argument('--write', action='store_true', help='report: write the result file')
+    p.add_argument('--backwards', action='store_true', help='draw: from the end, beside another')
     args = p.parse_args()
+    args.again = args.command == 'again'
     globals()[args.command](args)
 
 
