@@ -19,7 +19,7 @@ from .data import load_dataset
 from .marks import Mark, marked_windows
 from .metrics import mean_interval, show_interval
 from .preprocess import Windows, cut_windows
-from .pretrain import load_encoder
+from .pretrained import load_encoder
 from .probe import check_unseen, embed, score
 from harkd.runs import (
     Config,
