@@ -862,11 +862,14 @@ def _write_study(folder, guess):
     name = re.sub(r'\W+', '_', folder.resolve().name)
     name = f'{name}_study' if name in DATASETS else name
     guess.manifest = {'name': name, **guess.manifest, 'folds': 'windows', 'guessed': guess.guessed}
-    table = guess.recordings.copy()
-    for column in [c for c in table if c.startswith('file')]:
-        table[column] = [
-            os.path.relpath(Path(p).resolve(), folder.resolve()) for p in table[column]
-        ]
+    table, root = guess.recordings.copy(), folder.resolve()
+    columns = [c for c in table if c.startswith('file')]
+    folders = [Path(p).resolve().parent for c in columns for p in table[c]]
+    below = os.path.relpath(os.path.commonpath(folders), root)
+    if below.startswith('..'):  # files stay where they are
+        guess.manifest['files_below'] = below
+    for column in columns:
+        table[column] = [os.path.relpath(Path(p).resolve(), root) for p in table[column]]
     table.to_csv(folder / 'recordings.csv', index=False)
     text = json.dumps(guess.manifest, indent=1, ensure_ascii=False)
     (folder / 'manifest.json').write_text(text, encoding='utf8')

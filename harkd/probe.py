@@ -24,7 +24,7 @@ from .encoder import WearableEncoder, band_energies, unit_batch
 from .experiment import run_tasks
 from .metrics import mean_interval, show_interval
 from .preprocess import Windows, cut_windows
-from .pretrain import load_encoder, shipped_encoders
+from .pretrained import load_encoder, shipped_encoders
 from .runs import Config, hash_config, processor, repo_root, set_seed, write_results
 from .split import BatchLoader, by_subject, step_seed
 from .student import make_student

@@ -174,6 +174,8 @@ def read_hapt(root: Path) -> list[Recording]:
         stream = even_stream(
             np.concatenate([acc, gyro], 1), 50.0, channel_names('acc', 'gyro'), 'waist'
         )
+        if (experiment, user) not in labels:
+            raise BadRecording(f'{archive.where(name)}: labels.txt names no activity of it')
         spans = labels[experiment, user]
         recordings.append(
             Recording(f'exp{experiment:02d}', f'u{user:02d}', 'hapt', {'waist': stream}, spans)
@@ -237,6 +239,8 @@ def _device_motion(archive, name) -> np.ndarray:
         )
     except (ValueError, KeyError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise BadRecording(f'{archive.where(name)}: not a DeviceMotion table ({error})') from error
+    if not len(table):
+        raise BadRecording(f'{archive.where(name)}: has no rows')
     return np.concatenate([(gravity + user) * GRAVITY, rate], 1)
 
 # %% ../nbs/00f_wearables.ipynb #4b593fde

@@ -1,10 +1,12 @@
 "The command: its help, its errors, and the way from a run to a bundle to a decision"
 
+import argparse
 import ast
 import builtins
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -23,8 +25,10 @@ from harkd.cli import (
     progress_bar,
     read_params,
     read_progress,
+    read_question,
     recipes,
     runnable,
+    show_data,
 )
 from harkd.distill import DistillConfig, run_distill
 
@@ -197,10 +201,61 @@ def test_a_full_run_leaves_the_definitions_and_their_tests_out():
     for path in runnable().values():
         cells = full_run_notebook(path)['cells']
         source = [''.join(c['source']) for c in cells]
-        start = next(i for i, s in enumerate(source) if s.startswith('## Full run'))
+        start = next(
+            i for i, c in enumerate(cells) if 'parameters' in c['metadata'].get('tags', [])
+        )
         kinds = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)
-        for cell in source[1:start]:
-            assert all(isinstance(s, kinds) for s in ast.parse(cell).body)
+        assert start == 2
+        assert all(isinstance(s, kinds) for s in ast.parse(source[1]).body)
+
+
+def test_every_full_run_has_a_question_and_the_data_stand_before_the_result():
+    named = 0
+    for path in runnable().values():
+        assert read_question(path).endswith('?'), path.name
+        cells = full_run_notebook(path, {'results': 'a b'})['cells']
+        ids = [c['id'] for c in cells]
+        assert len(ids) == len(set(ids))
+        assert (
+            read_question(path) in cells[0]['source'] and "-p results 'a b'" in cells[0]['source']
+        )
+        if {'dataset', 'run', 'runs'} & set(read_params(path)):
+            assert ids.index('data') < ids.index('show-data') < ids.index('result') < len(ids) - 1
+            named += 1
+    assert named > 15
+
+
+def test_a_report_is_folded_and_its_page_asks_nothing_of_the_web(tmp_path):
+    result = call(
+        'run',
+        'baselines',
+        '-p',
+        'models',
+        'majority',
+        '-p',
+        'dataset',
+        'synth',
+        '-o',
+        str(tmp_path / 'a.ipynb'),
+        '--html',
+    )
+    assert result.exit_code == 0, result.output
+    cells = json.loads((tmp_path / 'a.ipynb').read_text())['cells']
+    code = [c for c in cells if c['cell_type'] == 'code']
+    assert all(c['metadata']['jupyter']['source_hidden'] for c in code)
+    outputs = next(c['outputs'] for c in code if c['id'] == 'show-data')
+    assert 'recordings' in ''.join(outputs[0]['data']['text/html'])
+    assert 'recordings' not in result.stdout  # the terminal shows the result alone
+    page = (tmp_path / 'a.html').read_text()
+    assert page.count('<details') >= len(code) and 'majority' in page
+    assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)=.https?:', page)
+
+
+def test_data_that_cannot_be_shown_are_named_and_do_not_stop_the_run(capsys):
+    show_data(argparse.Namespace(run='nowhere'))
+    show_data(argparse.Namespace(run=''))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and 'nowhere' in lines[0] and 'no run was named' in lines[1]
 
 
 def test_two_runs_in_one_folder_do_not_meet(tmp_path, monkeypatch):

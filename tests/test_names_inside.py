@@ -1,7 +1,9 @@
 "Names stay inside their folders, text stays text, and saving that fails leaves nothing half-made"
 
 import errno
+import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from harkd.data import BadRecording, check_name, escape_text, load_dataset
 from harkd.formats import _replace_folder
+from harkd.inspect import new_command
 from harkd.report import Chart, interactive, latex_table, markdown_table
 from harkd.runs import (
     DamagedFile,
@@ -27,8 +30,9 @@ from harkd.runs import (
     write_table,
 )
 from harkd.runtime import BadBundle, Bundle
-from harkd.sessions import save_sessions
+from harkd.sessions import reader_notes, save_sessions
 from harkd.synth import synth_dataset
+from tests.test_own_data import write_study
 from tests.test_runs import ROW, Toy
 
 OUTSIDE = ['../x', 'a/../../x', 'runs/../../x', 'a\nb', 'a\x00b', 'a\\..\\b']
@@ -66,6 +70,87 @@ def test_recordings_are_saved_inside_under_any_id(tmp_path, id):
     assert not Path('/etc/out0.imu.parquet').exists()
     again = load_dataset('sessions', folder)
     assert [r.id for r in again.recordings] == [r.id for r in recordings]
+
+
+def _move_files(study, folder, written):
+    "Move a study's files to another folder, under the names that recordings.csv then has"
+    rows = pd.read_csv(study / 'recordings.csv')
+    folder.mkdir()
+    for name in rows.file:
+        (study / name).rename(folder / name)
+    rows.assign(file=[f'{written}/{name}' for name in rows.file]).to_csv(
+        study / 'recordings.csv', index=False
+    )
+
+
+def _say(study, **keys):
+    manifest = json.loads((study / 'manifest.json').read_text())
+    (study / 'manifest.json').write_text(json.dumps(manifest | keys))
+
+
+@pytest.mark.parametrize('below', ['../lab', '..', 'absolute'])
+def test_files_outside_a_study_need_its_word(tmp_path, below):
+    study, lab = write_study(tmp_path / 'study'), tmp_path / 'lab'
+    right = load_dataset('sessions', study).hash
+    _move_files(study, lab, str(lab) if below == 'absolute' else '../lab')
+    with pytest.raises(BadRecording, match=r'row 2.*lies outside the study.*"files_below"'):
+        load_dataset('sessions', study)
+    _say(study, files_below=str(lab) if below == 'absolute' else below)
+    found = load_dataset('sessions', study)
+    assert found.hash == right
+    assert any('are read from' in text for text in reader_notes(found).text)
+    _say(study, files_below='../lab2')  # a name that begins alike is another folder
+    with pytest.raises(BadRecording, match='lies outside the study'):
+        load_dataset('sessions', study)
+
+
+@pytest.mark.parametrize('name', ['/etc/passwd', '../../etc/passwd', 'a/../../x.csv'])
+def test_no_study_opens_a_file_elsewhere(tmp_path, name):
+    study = write_study(tmp_path / 'study')
+    rows = pd.read_csv(study / 'recordings.csv')
+    rows.loc[1, 'file'] = name
+    rows.to_csv(study / 'recordings.csv', index=False)
+    with pytest.raises(BadRecording, match='row 3.*lies outside the study'):
+        load_dataset('sessions', study)
+
+
+def test_harkd_new_says_where_the_files_stay(tmp_path):
+    lab = write_study(tmp_path / 'lab')
+    files = [p for p in lab.glob('*.csv') if p.name != 'recordings.csv']
+    assert new_command(tmp_path / 'study', files, yes=True, say=str) == 0
+    assert json.loads((tmp_path / 'study/manifest.json').read_text())['files_below'] == '../lab'
+    assert load_dataset('sessions', tmp_path / 'study').recordings
+    (lab / 'manifest.json').unlink()
+    (lab / 'recordings.csv').unlink()
+    assert new_command(lab, files, yes=True, say=str) == 0
+    assert 'files_below' not in json.loads((lab / 'manifest.json').read_text())
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['{"name": "' + 'x' * 2**20 + '"}', '[' * 10**5, '{"a":' * 10**5, '{"fs": ' + '9' * 5000 + '}'],
+    ids=['long', 'deep list', 'deep object', 'long number'],
+)
+def test_huge_and_deep_manifests_are_refused(tmp_path, text):
+    study = write_study(tmp_path / 'study')
+    (study / 'manifest.json').write_text(text)
+    with pytest.raises(BadRecording, match='manifest.json'):
+        load_dataset('sessions', study)
+
+
+def test_many_names_are_compared_in_linear_time(tmp_path):
+    study = write_study(tmp_path / 'study')
+    _say(study, drop=[str(k) for k in range(90_000)])
+    begin = time.perf_counter()
+    load_dataset('sessions', study)
+    assert time.perf_counter() - begin < 10  # pairs of names took minutes
+    _say(study, drop=[])
+    manifest = (study / 'manifest.json').read_text()
+    keys = ','.join(f'"k{k}":0' for k in range(60_000))
+    (study / 'manifest.json').write_text(manifest.replace('{', '{' + keys + ',', 1))
+    with pytest.raises(BadRecording, match="unknown key 'k0'"):
+        load_dataset('sessions', study)
+    assert time.perf_counter() - begin < 20
 
 
 # --- text

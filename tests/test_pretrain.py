@@ -15,10 +15,12 @@ from harkd.pretrain import (
     PretrainLoss,
     PretrainModel,
     gather_corpus,
+    load_encoder,
     load_store,
     make_store,
     masked_patch_loss,
     patch_contrast_loss,
+    save_encoder,
     save_store,
 )
 from harkd.runs import DamagedFile
@@ -122,6 +124,43 @@ def test_every_flipped_header_byte_of_a_store_is_noticed(store, tmp_path):
             assert store.name in str(error)
         else:
             assert torch.equal(again.values, store.values)
+
+
+def flip_bytes(path, load, step=1):
+    "Bytes of a file whose flip is loaded without an error"
+    whole, silent = path.read_bytes(), []
+    for k in range(0, len(whole), step):
+        path.write_bytes(whole[:k] + bytes([whole[k] ^ (1 << k % 8)]) + whole[k + 1 :])
+        try:
+            load()
+            silent.append(k)
+        except DamagedFile:
+            pass
+    path.write_bytes(whole)
+    return silent
+
+
+def test_every_flipped_byte_of_a_description_is_noticed(store, tmp_path):
+    save_encoder(WearableEncoder(8, (1,)), tmp_path / 'e', says='a made-up encoder')
+    description = tmp_path / 'e' / 'encoder.json'
+    assert flip_bytes(description, lambda: load_encoder(tmp_path / 'e')) == []
+    save_store(store, tmp_path)
+    description = tmp_path / f'{store.name}.json'
+    assert flip_bytes(description, lambda: load_store(tmp_path, store.name), 11) == []
+
+
+def test_the_encoder_that_comes_with_harkd_is_sealed():
+    _, about = load_encoder('harkd-base')
+    assert len(about['seal']) == len(about['weights_sha256']) == 64
+
+
+def test_weights_of_another_encoder_are_refused(tmp_path):
+    for k in (0, 1):
+        torch.manual_seed(k)
+        save_encoder(WearableEncoder(8, (1,)), tmp_path / str(k))
+    (tmp_path / '0/encoder.safetensors').replace(tmp_path / '1/encoder.safetensors')
+    with pytest.raises(DamagedFile, match='holds other weights'):
+        load_encoder(tmp_path / '1')
 
 
 def test_official_test_subjects_are_never_gathered(tmp_path):
