@@ -48,6 +48,7 @@ LEFT_OUT = set(  # read the source, start a browser or another machine's worth o
 DESELECTED = '-k', 'not in_a_browser and not ray and not chromium'
 PYTEST = ('-q', '-x', '--no-header', '--tb=short', '-p', 'no:cacheprovider', '-W', 'ignore')
 UNKNOWN_S = 20.0  # of a file of tests or a chapter that was not collected
+LONGEST_S = 25.0  # a second step takes no longer
 PATIENCE, GRACE, MEMORY = 5, 30, 24 << 30  # times the usual CPU time, and seconds on top; bytes
 # imported before forking; harkd itself never is
 HEAVY = (
@@ -80,7 +81,7 @@ def run_pytest(folder, names, *plugins):
 
 def enter(folder, log, cpu_s):
     "Make this child a fresh process of the copy in `folder`"
-    os.setpgid(0, 0)
+    os.setsid()
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -324,7 +325,8 @@ def steps(folder, mutation, chapter, coverage, budget):
     found.append((chapter, lambda: run_chapter(folder, chapter), seconds))
     if names:
         found.append((f'tests: {len(names)}', lambda: run_pytest(folder, names), total))
-    return sorted(found, key=lambda step: step[2])
+    found = sorted(found, key=lambda step: step[2])
+    return [step for k, step in enumerate(found) if k == 0 or step[2] <= LONGEST_S]
 
 
 def fails_anyway(folder, name, log):
