@@ -57,6 +57,10 @@ WITHOUT_RECIPE = {
         'the same against MiniRocket, over subjects',
         '`python -m tests.bench_default`',
     ),
+    'bench_first_step.json': (
+        'seconds from `harkd run distill` to its first training step',
+        '`python -m tests.bench_first_step`',
+    ),
     'bench_data.json': (
         'time and memory of checking and reading large studies',
         '`python -m tests.bench_data`',
