@@ -13,9 +13,9 @@ from harkd.learning_curve import (
     run_learning_curve,
     run_point,
     subject_counts,
-    subsample_subjects,
 )
 from harkd.metrics import mean_interval, show_interval
+from harkd.split import subsample_subjects
 from tests.conftest import ROOT
 
 TINY = LearningCurveConfig('synth', student='conv_8k', epochs=4, folds=3, seeds=2, jobs=1, lr=0.02)
