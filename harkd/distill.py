@@ -40,6 +40,7 @@ from .losses import soft_target_loss
 from .methods import FeaturePair, find_method, student_for
 from .metrics import mean_interval, scores, show_interval, sign_flip_test
 from .preprocess import Batch, Normalizer, Windows, parse_input
+from .pretrained import EncoderClassifier, check_encoder_unseen
 from .quantization_aware import FakeQuantize, quantization_aware_loss
 from harkd.runs import (
     Run,
@@ -524,6 +525,9 @@ def untrained_teacher(
 def _fit_teacher(model, checkpoint, loader, cfg, seed, progress):
     if isinstance(model, RocketTeacher):
         return fit_rocket(model, loader, seed)
+    if isinstance(model, EncoderClassifier):
+        check_encoder_unseen(model, loader.split)
+        model.set_units(loader.norm)
     training = cfg.teacher_training(seed)
     loss = cross_entropy(cfg.label_smoothing)
     return train(model, loader, loss, training, checkpoint, progress=progress)
@@ -923,10 +927,10 @@ def run_distill(
     if run.finished:
         return run
     folds = _folds(cfg, experiment_splits(replace(cfg, fold=-1), windows))
-    progress = cfg.jobs == 1 or 'HARKD_PROGRESS' in os.environ
+    progress = cfg.jobs == 1 and cfg.backend == 'joblib' or 'HARKD_PROGRESS' in os.environ
     tasks = [(cfg, run.path, fold, seed, progress) for seed in range(cfg.seeds) for fold in folds]
     title = f'{cfg.dataset}: teacher, control, student'
-    fold_rows = sum(run_tasks(run_fold, tasks, cfg.jobs, title), [])
+    fold_rows = sum(run_tasks(run_fold, tasks, what=title, **cfg.placement), [])
     costs = _arm_costs(cfg, run, folds[0], windows)
     rows = [_with_costs(row, costs) for row in fold_rows]
     write_table(run / 'results.csv', rows)

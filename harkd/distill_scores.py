@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .cost import count_params
 from .data import load_dataset
-from .experiment import FitConfig, experiment_splits
+from .experiment import FitConfig, experiment_splits, run_tasks
 from .losses import kd_loss
 from .metrics import fit_temperature, mean_interval, scores, show_interval
 from .preprocess import Windows, cut_windows
@@ -28,12 +28,12 @@ from harkd.runs import (
     hash_config,
     load_tensors,
     processor,
-    read_json,
+    read_sealed,
     save_tensors,
     set_seed,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader, Split
 from .student import make_student
@@ -132,7 +132,7 @@ def score_rows(
     "The same student with and without the scores; what was done before is read"
     here = Path(folder) / f'fold{split.fold}_seed{seed}'
     if (here / 'rows.json').exists():
-        return read_json(here / 'rows.json')
+        return read_sealed(here / 'rows.json')
     windows = split.windows
     source = cfg.teacher if Path(cfg.teacher).is_dir() else Run(cfg.teacher).path
     logits = teacher_logits(left_out_scores(source, cfg.teacher_model, windows.y), windows.y)
@@ -153,7 +153,7 @@ def score_rows(
     for arm, loss in losses.items():
         set_seed(seed)
         model = make_student(cfg.student, windows, (cfg.student_inputs,))
-        train(model, loader, loss, cfg.training(seed), progress=f'{split.fold} {seed} {arm}')
+        train(model, loader, loss, cfg.training(seed), progress='')
         tensors[arm] = predict(model, loader, ids)
         taught = dict(method='kd', teacher=cfg.teacher_model) if arm == 'distilled' else {}
         result = scores(windows.y[ids], tensors[arm].argmax(1).numpy())
@@ -161,7 +161,7 @@ def score_rows(
     if cfg.final:
         write_ledger(rows)
     save_tensors(here / 'scores.safetensors', tensors)
-    write_json(here / 'rows.json', rows)
+    write_sealed(here / 'rows.json', rows, ['scores.safetensors'])
     return rows
 
 # %% ../nbs/05c_distill_scores.ipynb #05c10012
@@ -169,16 +169,16 @@ def run_score_distill(
     cfg: ScoreDistillConfig,
     path: str | Path = '',  # Run folder; empty: as the configuration says
 ) -> Run:  # Finished; `score_table(run.metrics['rows'])` shows it
-    "All folds and seeds, one after the other"
+    "All folds and seeds, in parallel"
     windows = score_windows(cfg)
     name = path or cfg.run or f'scores-{cfg.dataset}-{hash_config(cfg)[:6]}'
     run = Run(name, cfg, windows.hash, windows.record)
     if run.finished:
         return run
-    rows = []
-    for seed in range(cfg.seeds):
-        for split in experiment_splits(cfg, windows):
-            rows += score_rows(cfg, run.path, split, seed)
+    splits = experiment_splits(cfg, windows)
+    tasks = [(cfg, run.path, split, seed) for seed in range(cfg.seeds) for split in splits]
+    title = f'{cfg.dataset}: scores as teacher'
+    rows = sum(run_tasks(score_rows, tasks, what=title, **cfg.placement), [])
     pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
     if cfg.results:
         write_results(cfg.results, rows)

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from .data import load_dataset
 from .metrics import mean_interval, show_interval
 from .preprocess import Windows, cut_windows
-from .pretrain import load_encoder
+from .pretrained import load_encoder
 from .probe import check_unseen, embed, score
 from .runs import hash_config, load_tensors, processor, save_tensors, set_seed, write_results
 from .split import BatchLoader, by_subject, step_seed

@@ -27,7 +27,7 @@ from .data import dataset_card, load_dataset
 from .encoder import WearableEncoder, band_energies
 from .metrics import mean_interval, show_interval
 from .preprocess import cut_windows
-from .pretrain import load_encoder
+from .pretrained import load_encoder
 from .published import check_separate
 from .runs import RESULT_COLUMNS, hash_config, processor, set_seed, write_results
 

@@ -756,11 +756,15 @@ def _draw(shape, generator):
 
 # %% ../nbs/04f_methods.ipynb #8dfbca51
 def check_law(
-    name: str,  # Of a method
+    loss: str | Callable,  # Name of a method, or a function of (s, t)
     law: str,  # Of `LAW_NAMES`
+    shape: tuple[int, ...] = (8, 5),  # Of s and t, for a function
 ) -> bool:
-    "Does a law hold for the loss of a method? Measured at random points, the same each time"
-    function, shape = LOSS_FUNCTIONS[name]
+    "Does a law hold for a loss? Measured at random points, the same each time"
+    function, name = loss, ''
+    if isinstance(loss, str):
+        name = loss
+        function, shape = LOSS_FUNCTIONS[name]
     generator = torch.Generator().manual_seed(sum(map(ord, name)))
     s, t = _draw(shape, generator).requires_grad_(), _draw(shape, generator)
     return _LAW_CHECKS[law](function, s, t, generator)

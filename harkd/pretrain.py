@@ -6,8 +6,7 @@
 __all__ = ['STEP', 'MIN_S', 'MAX_S', 'OFFICIAL_TEST_SUBJECTS', 'CURVE_COLUMNS', 'UnitStore', 'make_store', 'save_store',
            'load_store', 'PretrainConfig', 'ViewBatch', 'CorpusLoader', 'masked_patch_loss', 'info_nce',
            'patch_contrast_loss', 'span_mask', 'PretrainModel', 'PretrainLoss', 'gather_corpus', 'training_subjects',
-           'pretrain', 'save_encoder', 'shipped_encoders', 'load_encoder', 'from_pretrained', 'run_pretrain',
-           'plot_pretraining', 'reconstruction_picture']
+           'pretrain', 'from_pretrained', 'run_pretrain', 'plot_pretraining', 'reconstruction_picture']
 
 # %% ../nbs/06_pretrain.ipynb #f5c3648e
 from dataclasses import asdict, dataclass, replace
@@ -27,15 +26,14 @@ from .augment import random_rotations
 from .data import Dataset, Recording, load_dataset
 from .encoder import BANDS, HOP_S, N_FEATURES, UnitBatch, WearableEncoder
 from .preprocess import clean_samples, even_grid
+from .pretrained import load_encoder, save_encoder, shipped_encoders
 from harkd.runs import (
     Config,
     DamagedFile,
     Run,
     hash_config,
-    load_tensors,
     processor,
     read_description,
-    save_tensors,
     set_seed,
     write_description,
     write_results,
@@ -634,44 +632,6 @@ def pretrain(
     )
     history = train(model, loader, PretrainLoss(cfg), training, checkpoint, progress=progress)
     return model, history
-
-# %% ../nbs/06_pretrain.ipynb #72077971
-def save_encoder(encoder: WearableEncoder, folder: str | Path, **about) -> Path:
-    "Write encoder.json and encoder.safetensors (half precision)"
-    folder = Path(folder)
-    weights = {k: v.half() for k, v in encoder.state_dict().items()}
-    file = save_tensors(folder / 'encoder.safetensors', weights)
-    write_description(folder / 'encoder.json', {'config': encoder.config, **about}, file)
-    return folder
-
-
-def _shipped_folder() -> Path:
-    "Where the encoders installed with harkd are"
-    import harkd
-
-    return Path(harkd.__file__).parent / 'models'
-
-
-def shipped_encoders() -> list[str]:
-    "Names of the encoders that are installed with harkd"
-    return sorted(p.parent.name for p in _shipped_folder().glob('*/encoder.json'))
-
-
-def load_encoder(
-    folder: str | Path,  # Folder of an encoder, or the name of one that is installed with harkd
-) -> tuple[WearableEncoder, dict]:
-    "Read an encoder, and what its file says about it"
-    if not Path(folder).exists() and folder in shipped_encoders():
-        folder = _shipped_folder() / folder
-    file = Path(folder) / 'encoder.safetensors'
-    about = read_description(Path(folder) / 'encoder.json', file)
-    weights, _ = load_tensors(file)
-    try:
-        encoder = WearableEncoder(**about['config'])
-        encoder.load_state_dict({k: v.float() for k, v in weights.items()})
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise DamagedFile(f'{folder}: encoder.json and its weights do not fit ({error})') from error
-    return encoder.eval(), about
 
 # %% ../nbs/06_pretrain.ipynb #5a1b2c02
 def from_pretrained(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .attention import Encoder
 from .preprocess import Batch, Windows, input_stream
+from .pretrained import encoder_classifier
 from .runs import find_module, make_model
 from harkd.student import (
     STUDENTS,
@@ -480,6 +481,8 @@ TEACHERS = {  # name: arguments of its class
     'wide': dict(width=64, depth=3),
     'st_convt': dict(),
     'rocket': dict(),
+    'encoder': dict(folder='harkd-base'),
+    'encoder_untrained': dict(folder=''),
 }
 
 # %% ../nbs/04_teacher.ipynb #7ea0000f
@@ -497,7 +500,7 @@ def _st_convt_size(inputs, sizes, joints):
 
 
 def make_teacher(
-    name: str,  # One of `TEACHERS`, or of `STUDENTS`
+    name: str,  # One of `TEACHERS` or `STUDENTS`, or 'encoder:FOLDER' of a pretrained encoder
     windows: Windows,  # Whose channels, joints, length and classes it is built for
     inputs: tuple[str, ...] | None = None,  # None: as the data set's card says
     **kwargs,  # Override arguments of the class
@@ -506,9 +509,14 @@ def make_teacher(
     inputs = tuple(inputs or windows.card.teacher)
     if name in STUDENTS:
         return make_student(name, windows, inputs, **kwargs)
+    kind, _, folder = name.partition(':')
+    if kind == 'encoder' and folder:
+        return encoder_classifier(folder, windows, inputs)
     if name not in TEACHERS:
         names = ', '.join((*TEACHERS, *STUDENTS))
         raise ValueError(f"unknown teacher '{name}', choose one of: {names}")
+    if kind.startswith('encoder'):
+        return encoder_classifier(**{**TEACHERS[name], **kwargs}, windows=windows, inputs=inputs)
     sizes = tuple(len(windows.channels(i)) for i in inputs)
     joints = tuple(windows.signals[input_stream(i)].values.ndim == 3 for i in inputs)
     size = dict(inputs=inputs, classes=len(windows.classes))

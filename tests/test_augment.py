@@ -279,3 +279,34 @@ def test_mixed_windows_are_the_blend_that_their_label_states(pair):
 def test_mixing_stops_near_the_end_of_the_training(pair):
     late = Augment(mixup=0.4).windows(pair, [0, 1], normalizer(pair), seeded(3), progress=0.9)
     assert late.y_soft is None
+
+
+def test_a_crop_takes_from_both_ends():
+    "Each end loses up to a tenth, independently of the other"
+    cropped = time_warp(500, 0.0, 0.1, seeded())(U)
+    start, end = cropped[:, 0], 1 - cropped[:, -1]
+    for lost in (start, end):
+        assert 0 <= lost.min() < 0.01 and 0.09 < lost.max() <= 0.1 + 1e-9
+    assert abs(np.corrcoef(start, end)[0, 1]) < 0.2
+
+
+def test_a_gain_is_one_factor_for_a_channel_of_a_window(pair):
+    ids = list(range(len(pair)))
+    plain = pair.batch(ids).x['imu']
+    scaled = Augment(scale=0.2)._augment_raw(pair.batch(ids), seeded()).x['imu']
+    gain = scaled / plain
+    usual = gain.median(1, keepdim=True).values
+    assert torch.allclose(gain, usual.expand_as(gain), atol=1e-2)
+    assert abs(float(usual.mean()) - 1) < 0.05 and 0.15 < float(usual.std()) < 0.25
+
+
+def test_durations_are_mixed_as_the_labels(pair):
+    ids, norm = list(range(len(pair))), normalizer(pair)
+    plain = norm(pair.batch(ids))
+    mixed = Augment(mixup=0.4).windows(pair, ids, norm, seeded(3))
+    own = mixed.y_soft[torch.arange(len(ids)), mixed.y]
+    changed = own < 0.9
+    assert changed.any()
+    assert not torch.allclose(mixed.duration[changed], plain.duration[changed])
+    low, high = plain.duration.min(), plain.duration.max()
+    assert (mixed.duration >= low - 1e-6).all() and (mixed.duration <= high + 1e-6).all()

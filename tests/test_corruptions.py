@@ -124,3 +124,12 @@ def test_the_models_of_a_run_side_by_side(tmp_path):
     mean = d[(d.arm == 'control') & (d.method != 'none')].accuracy.mean() * 100
     assert float(table['mean of 25'].iloc[0]) == pytest.approx(mean, abs=0.051)
     assert len(plot_corruptions(rows).lines) == 3 + 4
+
+
+def test_a_drift_grows_evenly_in_one_direction_drawn_for_each_channel():
+    drift = corrupted('trouble', 'drift') - RAMP
+    steps = drift.diff(dim=1)
+    assert (steps.sign() == drift[:, -1:].sign()).all()
+    assert torch.allclose(steps.abs(), torch.full_like(steps, 0.01), atol=1e-4)
+    up = (drift[:, -1] > 0).float().mean()
+    assert 0.2 < up < 0.8

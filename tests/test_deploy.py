@@ -419,3 +419,26 @@ def test_gaps_jumps_and_an_hour_of_silence(made):
     assert s.push(t, x) != [] and s.report['restarts'] == 1  # the clock jumped back
     again = StreamingClassifier(Bundle(made[0]), threshold=0.0).push(t, x)
     assert [d.window_label for d in first] == [d.window_label for d in again]
+
+
+def test_nothing_of_before_a_gap_is_smoothed_into_what_follows(made):
+    "After a silence the smoothed probabilities are those of a stream that begins there"
+
+    mix = np.random.default_rng(0).normal(size=(3, 7))  # an untrained network is never sure
+
+    def stream():
+        bundle = Bundle(made[0])
+        bundle.logits = lambda windows: windows.mean(1) @ mix
+        return StreamingClassifier(bundle, threshold=0.0, smooth=0.9, hold=2)
+
+    t, x = spar_stream(30)
+    whole, fresh = stream(), stream()
+    whole.push(t, -x)
+    past = whole.smoother.mean
+    later = whole.push(t[-1] + 60 + t, x) + whole.finish()
+    later = [d.probability for d in later if d.time > t[-1] + 60]
+    first, *others = fresh.push(t, x) + fresh.finish()
+    alone = [d.probability for d in (first, *others)]
+    # 60 s are no whole number of samples: the last window ends elsewhere
+    assert later[:-1] == pytest.approx(alone[: len(later) - 1], abs=5e-3)
+    assert abs(past[fresh.bundle.classes.index(first.label)] - first.probability) > 0.05

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,14 @@ from harkd.experiment import experiment_splits, experiment_windows
 from harkd.learned_losses import ReusedHead
 from harkd.methods import find_method, student_for
 from harkd.quantization_aware import fake_quantize_weight
-from harkd.runs import load_model, load_tensors, read_sealed, set_seed, write_sealed
+from harkd.runs import (
+    load_model,
+    load_tensors,
+    read_sealed,
+    save_tensors,
+    set_seed,
+    write_sealed,
+)
 from harkd.split import BatchLoader, by_subject, step_seed
 from harkd.student import make_student
 from harkd.teacher import Ensemble, RocketTeacher, make_teacher
@@ -421,3 +429,40 @@ def test_a_sound_experiment_passes_its_checks(new_student, teacher, loader, wind
     assert check_experiment(TINY) is windows
     assert check_methods(TINY, ['kd'], new_student(), teacher, loader) is None
     assert len(experiment_splits(TINY, windows)) == 1
+
+
+def test_control_and_distilled_student_train_equally_long(run):
+    "The same epochs and rates from the same start, so that the teacher is the only difference"
+    for seed in range(3):
+        tables = [
+            pd.read_csv(run / f'fold0_seed{seed}' / arm / 'history.csv')
+            for arm in ('control', 'distilled')
+        ]
+        assert tables[0][['epoch', 'lr']].equals(tables[1][['epoch', 'lr']])
+        assert len(tables[0]) == TINY.epochs
+        assert 'kd' in tables[1] and 'kd' not in tables[0]
+
+
+def test_a_student_that_wins_is_counted_as_better(tmp_path):
+    "Two subjects: the first student is right on the first alone, the second on both"
+    folder = tmp_path / 'fold0_seed0'
+    folder.mkdir()
+    right, wrong = [[0.0, 1.0]], [[1.0, 0.0]]
+    tensors = {
+        'control': torch.tensor(right * 2 + wrong * 2),
+        'distilled': torch.tensor(right * 4),
+        'y': torch.ones(4, dtype=torch.long),
+        'ids': torch.arange(4),
+    }
+    save_tensors(folder / 'predictions.safetensors', tensors, {'subject': list('aabb')})
+    rows = [
+        dict(arm=arm, seed=seed, fold=0, n=4, accuracy=value)
+        for arm, value in (('control', 0.5), ('distilled', 1.0))
+        for seed in range(2)
+    ]
+    run = SimpleNamespace(path=tmp_path)
+    result = paired(rows, run)
+    assert (result['diff'], result['better'], result['worse']) == (0.5, 1, 0)
+    assert result['subjects'] == 2
+    back = paired(rows, run, 'control', 'distilled')
+    assert (back['diff'], back['better'], back['worse']) == (-0.5, 0, 1)

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from harkd.deploy import ExportMismatch, onnx_bytes
 from harkd.distill import DistillConfig, run_distill
 from harkd.formats import (
     LIMITS,
     FormatsConfig,
+    _check_extremes,
     calibrate,
     check_bundle,
     export,
@@ -22,9 +24,11 @@ from harkd.formats import (
     open_trained,
     plot_pareto,
 )
-from harkd.quantize import compare_decisions, peak_activations
+from harkd.metrics import calibration_error, fit_temperature
+from harkd.quantize import check_decisions, compare_decisions, peak_activations
 from harkd.runs import Run, load_model, read_json, save_model, write_json
 from harkd.runtime import Bundle
+from harkd.testing import check_bundle as check_bundle_suite
 
 
 @pytest.fixture(scope='module')
@@ -243,3 +247,86 @@ def test_rows_of_all_formats(run):
     assert one.bytes['onnx int8'] < one.bytes['onnx fp32']
     assert one.weight_bytes['onnx int8'] < 0.5 * one.weight_bytes['onnx fp32']
     assert peak_activations(onnx_bytes(open_trained(run.path).model, (100, 6), batch=1)) > 0
+
+
+class TableModel(torch.nn.Module):
+    "Logits of window i are row i"
+
+    def __init__(self, want):
+        super().__init__()
+        self.want = torch.tensor(want)
+
+    def forward(self, x):
+        return self.want[x[:, 0, 0].long()]
+
+
+@pytest.mark.parametrize('worse, accepted', [(1, True), (2, False), (-2, True)])
+def test_a_file_may_lose_half_a_point_and_gain_any(worse, accepted):
+    "Of 200 windows decided without margin, one more wrong is half a point"
+    want = np.float32([[0.0, 0.02]] * 200)
+    y = np.r_[np.zeros(4, int), np.ones(196, int)]
+    got = want.copy()
+    changed = slice(4, 4 + worse) if worse > 0 else slice(0, -worse)
+    got[changed] = got[changed, ::-1]
+    x = torch.arange(200.0)[:, None, None]
+
+    def runner(x):
+        return got[x[:, 0, 0].astype(int)]
+
+    if accepted:
+        found = check_decisions(runner, TableModel(want), x, y, 'int8')
+        assert found['lost'] == pytest.approx(worse / 200)
+    else:
+        with pytest.raises(ExportMismatch, match='points may be lost'):
+            check_decisions(runner, TableModel(want), x, y, 'int8')
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_one_logit_that_is_no_number_refuses_a_file(bad):
+    logits = np.zeros((5, 3))
+    _check_extremes(lambda x: logits, torch.zeros(5, 4, 2), 'file')
+    logits[2, 1] = bad
+    with pytest.raises(ExportMismatch, match='gives no number on extreme windows'):
+        _check_extremes(lambda x: logits, torch.zeros(5, 4, 2), 'file')
+
+
+@pytest.fixture
+def out_of_fold_logits(monkeypatch):
+    "Two subjects: the first's logits are ten times as large as they should be"
+    rng = np.random.default_rng(0)
+    y = rng.integers(4, size=400)
+    logits = rng.normal(size=(400, 4)) + 2 * np.eye(4)[y]
+    logits[:200] *= 10
+    subjects = np.repeat(['p1', 'p2'], 200)
+    monkeypatch.setattr('harkd.formats.out_of_fold', lambda run, arm: (logits, y, subjects))
+    return logits, y, subjects
+
+
+def test_one_window_in_twenty_is_below_the_threshold(out_of_fold_logits):
+    logits, _, _ = out_of_fold_logits
+    found = calibrate(None)
+    p = torch.tensor(logits / found['temperature']).softmax(1).numpy().max(1)
+    assert (p < found['threshold']).mean() == pytest.approx(0.05, abs=0.003)
+    assert found['windows'] == 400
+
+
+def test_the_calibration_error_is_that_of_subjects_who_were_held_apart(out_of_fold_logits):
+    "Each at the other's temperature: worse than at one that saw both"
+    logits, y, _ = out_of_fold_logits
+    crossed = np.concatenate(
+        [
+            torch.tensor(logits[now] / fit_temperature(logits[other], y[other])).softmax(1).numpy()
+            for now, other in ((slice(0, 200), slice(200, 400)), (slice(200, 400), slice(0, 200)))
+        ]
+    )
+    found = calibrate(None)
+    assert found['ece_after'] == pytest.approx(calibration_error(crossed, y))
+    both = torch.tensor(logits / found['temperature']).softmax(1).numpy()
+    assert found['ece_after'] > calibration_error(both, y)
+    plain = torch.tensor(logits).softmax(1).numpy()
+    assert found['ece_before'] == pytest.approx(calibration_error(plain, y))
+
+
+@pytest.mark.parametrize('which', [0, 1])
+def test_a_bundle_of_the_run_passes_the_public_checks(run, bundles, which):
+    check_bundle_suite(bundles[which], run.path)

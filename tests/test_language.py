@@ -144,7 +144,7 @@ def test_the_target_and_its_subjects_are_kept_out_of_the_sources():
 
 def test_an_encoder_that_saw_the_target_is_refused(tmp_path):
     from harkd.encoder import WearableEncoder
-    from harkd.pretrain import save_encoder
+    from harkd.pretrained import save_encoder
 
     save_encoder(WearableEncoder(dim=16), tmp_path, trained_on={'spar': ['s1']})
     with pytest.raises(ValueError, match="'spar' has the subjects of 'spar'"):

@@ -76,3 +76,14 @@ def test_older_rows_say_people():
     committed = pd.read_csv(path)
     renamed = committed.assign(method=committed.method.str.replace('people', 'subjects'))
     assert learning_curve_table(committed).equals(learning_curve_table(renamed))
+
+
+def test_the_seed_draws_the_subjects(full):
+    "Each seed others, and a larger number those of a smaller one and more"
+    drawn = {tuple(subsample_subjects(full, 2, seed).subjects('train')) for seed in range(8)}
+    assert len(drawn) > 2
+    for seed in range(3):
+        few, more = (subsample_subjects(full, n, seed).subjects('train') for n in (1, 3))
+        assert set(few) < set(more)
+    with pytest.raises(ValueError, match='cannot take 0'):
+        subsample_subjects(full, 0, 0)

@@ -130,3 +130,40 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy(right, err
     probs = np.tile([0.9, 0.1], (10, 1))
     y = np.r_[np.zeros(right), np.ones(10 - right)]
     assert calibration_error(probs, y) == pytest.approx(error)
+
+
+def test_the_bootstrap_is_two_sided():
+    "Three trials with differences 1, 1, -1: two or three draws of the last give a mean <= 0"
+    a, b = [1, 1, 0], [0, 0, 1]
+    below = 3 * (1 / 3) ** 2 * (2 / 3) + (1 / 3) ** 3
+    result = paired_bootstrap(a, b)
+    assert result['diff'] == pytest.approx(1 / 3)
+    assert result['p'] == pytest.approx(2 * below, abs=0.03)
+    assert paired_bootstrap(b, a)['p'] == pytest.approx(2 * below, abs=0.03)
+    assert (result['low'], result['high']) == (-1.0, 1.0)
+    assert paired_bootstrap([1, 1], [1, 1])['p'] == 1.0
+    assert paired_bootstrap([1, 1, 1], [0, 0, 0], draws=500)['p'] == 1 / 500  # never 0
+
+
+def test_a_subject_weighs_by_its_trials():
+    "Five subjects with one trial each (difference 1), and one with five (difference 0)"
+    a, subjects = np.r_[np.ones(5), np.zeros(5)], [1, 2, 3, 4, 5, 6, 6, 6, 6, 6]
+    result = paired_bootstrap(a, np.zeros(10), groups=subjects)
+    assert result['diff'] == 0.5
+    assert result['low'] == pytest.approx(3 / 18)  # the sixth is drawn three times of six
+
+
+def test_drawn_sign_flips_count_the_observed_one():
+    "Of nine random sign vectors none gives so large a sum: (1 + 0) / (1 + 9)"
+    assert sign_flip_test(np.full(20, 0.1), draws=9) == pytest.approx(1 / 10)
+
+
+def test_the_corrected_t_test_by_hand():
+    "Standard error of 1, 2, 3 with a quarter as many test as training windows"
+    error = np.sqrt((1 / 3 + 0.25) * 1.0)
+    mean, low, high, p = corrected_t_test([1, 2, 3], 0.25)
+    assert mean == 2
+    assert (mean - low) / error == pytest.approx(stats.t.ppf(0.975, 2))
+    assert high - mean == pytest.approx(mean - low)
+    assert p == pytest.approx(2 * stats.t.sf(2 / error, 2))
+    assert np.isnan(corrected_t_test([1.0], 0.25)[1:]).all()

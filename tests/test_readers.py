@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 
@@ -264,3 +265,35 @@ def test_unknown_activities_and_damaged_arrays_of_mm_fit_are_named(tmp_path):
         BadRecording, match=r'w00_sw_l_acc.npy: has shape \(3, 4\), expected \(t,5\)'
     ):
         read_mm_fit(tmp_path)
+
+
+def test_trials_of_utd_mhad_are_in_si_units_at_the_place_that_was_published(tiny_utd):
+    "One g and one degree a second; the sensor is at the wrist up to action 21, then at the thigh"
+    for action in (21, 22):
+        for kind in ('Inertial', 'Skeleton'):
+            (old,) = (tiny_utd / kind).glob('a1_*')
+            shutil.copy(old, old.with_name(old.name.replace('a1_', f'a{action}_')))
+    recordings = {rec.id.split('_')[0]: rec for rec in read_utd_mhad(tiny_utd)}
+    placement = {a: rec.streams['imu'].placement for a, rec in recordings.items()}
+    assert placement == {'a1': 'right wrist', 'a21': 'right wrist', 'a22': 'right thigh'}
+    assert recordings['a22'].spans[0].label == DATASETS['utd_mhad'].classes[21]
+    imu = recordings['a1'].streams['imu']
+    assert np.allclose(imu.values[:, :3], 9.80665) and np.allclose(imu.values[:, 3:], np.pi / 180)
+    assert np.allclose(np.diff(imu.time), 0.02) and imu.time[0] == 0
+
+
+def test_windows_of_uci_har_are_in_si_units(tmp_path):
+    "Published in g; the gyroscope in rad/s already"
+    for part in ('train', 'test'):
+        folder = tmp_path / part / 'Inertial Signals'
+        folder.mkdir(parents=True)
+        np.savetxt(tmp_path / part / f'y_{part}.txt', [[1], [6]], '%d')
+        for sensor in ('total_acc', 'body_gyro'):
+            for axis in 'xyz':
+                np.savetxt(folder / f'{sensor}_{axis}_{part}.txt', np.ones((2, 128)))
+    recordings = read_uci_har(tmp_path)
+    assert [rec.group for rec in recordings] == ['train', 'train', 'test', 'test']
+    assert [rec.spans[0].label for rec in recordings[:2]] == ['WALKING', 'LAYING']
+    values, time = recordings[0].streams['imu'].read()
+    assert np.allclose(values[:, :3], 9.80665) and np.allclose(values[:, 3:], 1.0)
+    assert np.allclose(np.diff(time), 0.02)

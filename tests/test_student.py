@@ -86,11 +86,6 @@ def test_shapes_of_the_convolutional_student(conv):
     assert conv(torch.randn(2, 37, 5)).shape == (2, 7)  # any length
 
 
-def test_a_window_does_not_depend_on_its_neighbours(conv):
-    x = torch.randn(3, 100, 5)
-    torch.testing.assert_close(conv(x[1:2]), conv(x)[1:2], atol=1e-5, rtol=0)
-
-
 def test_wrong_sizes_of_the_convolutional_student_are_refused(conv):
     with pytest.raises(ValueError, match=r'must be \(b,t,c\) with 5 channels, got \(3, 5, 100\)'):
         conv(torch.randn(3, 5, 100))
@@ -152,8 +147,7 @@ def test_positions_make_order_matter():
 
 
 @pytest.mark.parametrize('name', STUDENTS)
-def test_every_student_can_be_made_for_a_data_set(name, windows):
-    assert make_student(name, windows)(windows.batch([0, 1]).x['imu']).shape == (2, 6)
+def test_every_student_can_be_made_for_one_sensor(name, windows):
     assert make_student(name, windows, ('imu:acc',)).config['channels'] == 3
 
 

@@ -6,8 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from harkd.cost import count_params
+from harkd.distill import DistillConfig, train_teacher
+from harkd.encoder import unit_batch
 from harkd.preprocess import cut_windows
-from harkd.split import BatchLoader, by_subject
+from harkd.pretrained import load_encoder, save_encoder
+from harkd.split import BatchLoader, LeakError, by_subject
 from harkd.synth import synth_dataset
 from harkd.teacher import (
     TEACHERS,
@@ -221,7 +224,8 @@ def test_an_ensemble_is_the_mean_of_its_members(fusion, inputs):
 def test_every_teacher_can_be_made_for_a_data_set(name, windows):
     if name == 'rocket':
         pytest.importorskip('aeon')
-    assert make_teacher(name, windows)(*both(windows.batch([0, 1]))).shape == (2, 6)
+    model, batch = make_teacher(name, windows), windows.batch([0, 1])
+    assert model(*(batch.x[i] for i in model.inputs)).shape == (2, 6)
 
 
 def test_a_teacher_may_be_a_student_or_read_one_input(windows):
@@ -231,8 +235,42 @@ def test_a_teacher_may_be_a_student_or_read_one_input(windows):
 
 
 def test_unknown_names_and_inputs_are_refused(windows):
-    names = 'fusion, wide, st_convt, rocket, conv_8k'
+    names = 'fusion, wide, st_convt, rocket, encoder, encoder_untrained, conv_8k'
     with pytest.raises(ValueError, match=f"unknown teacher 'gcn', choose one of: {names}"):
         make_teacher('gcn', windows)
     with pytest.raises(ValueError, match='st_convt reads one inertial input and one skeleton'):
         make_teacher('st_convt', windows, ('imu',))
+
+
+@pytest.fixture
+def encoder_folder(windows, tmp_path):
+    "An encoder that says it was pretrained on the first subject of the data set"
+    first = windows.table.subject.iloc[0]
+    encoder, _ = load_encoder('harkd-base')
+    return save_encoder(encoder, tmp_path / 'encoder', trained_on={windows.card.name: [first]})
+
+
+def test_an_encoder_as_teacher_reads_si_units_whatever_the_normaliser(windows, encoder_folder):
+    model = make_teacher(f'encoder:{encoder_folder}', windows, ('imu',)).eval()
+    subjects = list(dict.fromkeys(windows.table.subject))
+    loader = BatchLoader.fit(by_subject(windows, subjects[1:], subjects[:1]))
+    model.set_units(loader.norm)
+    (batch,) = loader.eval_batches([0, 1, 2])
+    si = windows.batch([0, 1, 2]).x['imu']
+    with torch.no_grad():
+        expected = model.encoder(unit_batch(si, model.channels, windows.card.fs))
+        embedding = model.features(batch.x['imu']).embedding
+    assert torch.allclose(embedding, model.norm(expected), atol=1e-3)
+
+
+def test_an_encoder_may_not_teach_where_it_was_pretrained_on_the_held_out(windows, encoder_folder):
+    cfg = DistillConfig('synth', teacher_inputs='imu', teacher_model=f'encoder:{encoder_folder}')
+    subjects = list(dict.fromkeys(windows.table.subject))
+    loader = BatchLoader.fit(by_subject(windows, subjects[1:], subjects[:1]))
+    with pytest.raises(LeakError, match=f'pretrained on {subjects[0]} of synth'):
+        train_teacher(cfg, encoder_folder / 'run', loader, cfg.teacher_model, ('imu',), 0)
+
+
+def test_an_encoder_reads_one_inertial_input(windows):
+    with pytest.raises(ValueError, match='the encoder reads one inertial input'):
+        make_teacher('encoder', windows, ('skeleton',))

@@ -115,3 +115,18 @@ def test_with_even_time_the_patches_are_equal():
     "Patches of [0, t-1] instead of [0, t]: the boundaries are those of equal time"
     bounds = motion_boundaries(torch.randn(2, 61, 3), 6, even=1.0)
     torch.testing.assert_close(bounds, torch.linspace(0, 60, 7).expand(2, 7), atol=1e-3, rtol=0)
+
+
+def test_a_token_holds_its_patch_and_how_long_it_lasts():
+    "In use are exactly the first n; the duration is relative to an equal patch"
+    torch.manual_seed(0)
+    layer = MotionTokens(3, 10, 16, n_patches=6, n_min=2)
+    x = torch.randn(3, 60, 3)
+    x[0] *= 0.01
+    tokens, in_use, bounds = layer(x)
+    assert in_use.tolist() == [[k < n for k in range(6)] for n in layer.count(x)]
+    patches, samples = resample_patches(x, bounds, 10)
+    relative = (samples * 6 / 60).log1p()[..., None]
+    expected = layer.embed(patches) + layer.duration(relative)
+    torch.testing.assert_close(tokens[in_use], expected[in_use])
+    assert not tokens[~in_use].any()

@@ -206,3 +206,40 @@ def test_a_loss_that_is_not_finite_names_step_and_windows(loader):
 
     with pytest.raises(FloatingPointError, match='loss is nan at epoch 1, step 1, on windows'):
         train(fresh(), loader, nan_loss, CFG)
+
+
+def test_the_averaged_weights_are_kept(loader, reference):
+    "Averaging changes what is kept, not what is learned from; validation uses the average"
+    plain, rows = fresh(), []
+    rows = train(plain, loader, cross_entropy(), replace(CFG, ema=0.0), val_every=5)
+    model, history = reference
+    assert [r['loss'] for r in rows] == [r['loss'] for r in history]
+    assert not torch.equal(plain.net[0].weight, model.net[0].weight)
+    assert history[-1]['val_accuracy'] == accuracy(model, loader, loader.split.val)
+    assert rows[-1]['val_accuracy'] == accuracy(plain, loader, loader.split.val)
+    assert model.trained_on == loader.subjects
+
+
+def test_gradients_are_clipped(loader, monkeypatch):
+    "With plain gradient descent, a step is at most its rate times the norm allowed"
+
+    def descent(module, cfg):
+        return torch.optim.SGD(module.parameters(), lr=cfg.lr)
+
+    monkeypatch.setattr('harkd.train.make_optimizer', descent)
+    moved = {}
+    for clip in (0.0, 0.01):
+        model = fresh()
+        before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+        cfg = TrainConfig(steps=1, epochs=1, lr=0.1, warmup=0.0, clip=clip, ema=0.0)
+        train(model, loader, cross_entropy(), cfg)
+        after = torch.cat([p.detach().flatten() for p in model.parameters()])
+        moved[clip] = float((after - before).norm())
+    assert moved[0.01] == pytest.approx(0.1 * 0.01, rel=1e-3) and moved[0.0] > 2 * moved[0.01]
+
+
+def test_frozen_parameters_are_not_optimised():
+    model = Net()
+    model.net[0].weight.requires_grad_(False)
+    params = [p for g in make_optimizer(model, CFG).param_groups for p in g['params']]
+    assert len(params) == 5 and all(p is not model.net[0].weight for p in params)
