@@ -22,7 +22,7 @@ THEMES = {
     'predictions': 'The prediction of every model for every test window, for significance tests.',
     'formats': 'Exported files: size, accuracy and agreement with the model.',
     'explanations': 'Faithfulness of attributions, and how distillation changes them (chapter 08).',
-    'video': 'Depth video of UTD-MHAD alone and beside the IMU (chapter 04g).',
+    'video': 'Depth video of UTD-MHAD alone, beside the IMU, as a teacher (04g, 04i, 05b, 05c).',
     'words': 'Classes of unseen data sets named by words, beside controls (chapter 06a).',
     'benchmarks': 'Latency, stream and explorer, measured on one machine.',
 }
@@ -57,6 +57,10 @@ WITHOUT_RECIPE = {
         'the same against MiniRocket, over subjects',
         '`python -m tests.bench_default`',
     ),
+    'bench_first_step.json': (
+        'seconds from `harkd run distill` to its first training step',
+        '`python -m tests.bench_first_step`',
+    ),
     'bench_data.json': (
         'time and memory of checking and reading large studies',
         '`python -m tests.bench_data`',
@@ -70,12 +74,20 @@ WITHOUT_RECIPE = {
         '`python -m tests.fuzz_own_data`',
     ),
     'bench_video.json': (
-        'Gramian images a second, against a loop and pyts',
+        'Gramian images a second, against loops and pyts; frames of 10,000 clips in flat memory',
         '`python -m tests.bench_video`',
+    ),
+    'utd_depth_r2plus1d_logits.npz': (
+        'logits of utd_depth_r2plus1d for the test trials, first seed',
+        'recipe `utd_depth_r2plus1d`',
     ),
     'utd_depth_ensembles.csv': ('averages of depth, IMU and skeleton models', 'chapter 04i'),
     'utd_depth_ensembles_dev.csv': ('the same inside the training subjects', 'chapter 04i'),
     'bench_explorer.json': ('response time of the explorer', '`python -m tests.bench_explorer`'),
+    'run_all.csv': (
+        'Run All of each chapter as in JupyterLab: seconds, errors, live figures',
+        '`python -m tests.bench_run_all`',
+    ),
     'bench_latency.csv': ('conv_80k against the transformer, every format', BENCH),
     'bench_latency.json': ('ratios of bench_latency.csv', BENCH),
     'bench_latency_25k.csv': ('conv_20k against the published transformer', BENCH),

@@ -21,7 +21,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from .data import load_dataset
-from .experiment import DataConfig, experiment_splits, run_tasks
+from harkd.experiment import (
+    DataConfig,
+    evaluated_part,
+    experiment_splits,
+    result_facts,
+    run_tasks,
+)
 from .losses import standardise_logits
 from .metrics import mean_interval, scores, show_interval
 from .preprocess import Windows, cut_windows
@@ -301,7 +307,7 @@ def depth_scores(
     seed: int,
 ) -> dict[str, np.ndarray]:  # By model: (m,classes) for the validation, or the test part
     "Scores of all models on one fold"
-    found = _base_scores(cfg, features, split, 'test' if len(split.test) else 'val', seed)
+    found = _base_scores(cfg, features, split, evaluated_part(split)[0], seed)
     if 'motion_maps' in found and 'grid_rocket' in found:
         found['depth_average'] = average_scores(found['motion_maps'], found['grid_rocket'])
         if 'imu_rocket' in found:
@@ -324,20 +330,9 @@ def depth_rows(
     if (here / 'rows.json').exists():
         return read_sealed(here / 'rows.json')
     windows = split.windows
-    part = 'test' if len(split.test) else 'val'
-    ids = getattr(split, part)
-    facts = dict(
-        experiment=cfg.results or 'depth',
-        dataset=windows.card.name,
-        protocol=split.protocol,
-        part=part,
-        arm='baseline',
-        seed=seed,
-        fold=split.fold,
-        config_hash=hash_config(cfg),
-        data_hash=features.hash,
-        device=f'{processor()}, 1 thread',
-    )
+    ids = evaluated_part(split)[1]
+    own = dict(arm='baseline', data_hash=features.hash, device=f'{processor()}, 1 thread')
+    facts = result_facts(cfg, split, seed, 'depth', **own)
     by_model = depth_scores(cfg, features, split, seed)
     rows = []
     for name, values in by_model.items():

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from .cost import cost, count_macs, count_params, model_bytes
 from .data import load_dataset
 from .depth_maps import average_scores, project_depth, trial_depth
-from .experiment import DataConfig, experiment_splits, run_tasks
+from .experiment import DataConfig, evaluated_part, experiment_splits, result_facts, run_tasks
 from .image_encodings import RelationTeacher
 from .metrics import per_class, plot_confusion, roc_areas, roc_curves, scores
 from .preprocess import Batch, Windows, cut_windows
@@ -32,7 +32,6 @@ from harkd.runs import (
     check_choice,
     hash_config,
     load_tensors,
-    processor,
     read_sealed,
     save_model,
     save_tensors,
@@ -44,7 +43,7 @@ from harkd.runs import (
 from .split import BatchLoader, Split, step_seed
 from .student import Features, HarModel
 from .train import TrainConfig, cross_entropy, to_device, train
-from .video import C3D
+from .video import C3D, VIDEO_RESNETS, make_video_network
 
 # %% ../nbs/04i_depth_networks.ipynb #04e10005
 def _padded(view, height, width):  # (t,h,w), centred in a larger rectangle
@@ -288,7 +287,7 @@ class DepthNetConfig(DataConfig):
     "A network over depth clips and how it is trained"
 
     dataset: str = 'utd_mhad_small'  # One with a stream 'depth', or synth, whose depth is rendered
-    network: str = 'r2plus1d'  # 'r2plus1d' | 'c3d' | 'trn'
+    network: str = 'r2plus1d'  # 'r2plus1d' | 'c3d' | 'trn', or a name of `make_video_network`
     kind: str = 'views'  # One of `CHANNELS`
     width: int = 24  # Channels of the first stage
     size: int = 48  # Height and width, pixels
@@ -308,7 +307,8 @@ class DepthNetConfig(DataConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice(self, 'network', 'r2plus1d', 'c3d', 'trn')
+        if not self.network.startswith('torchvision:'):
+            check_choice(self, 'network', 'r2plus1d', 'c3d', 'trn', *VIDEO_RESNETS)
         check_choice(self, 'kind', *CHANNELS)
 
     def smoke(self):
@@ -337,6 +337,8 @@ def make_depth_network(
     if cfg.network == 'c3d':
         size = dict(frames=cfg.frames, size=cfg.size, hidden=16 * cfg.width)
         return C3D(classes, cfg.width, **size, norm=True, drop=0.5, conv_drop=0.1)
+    if cfg.network != 'trn':
+        return make_video_network(cfg.network, classes, cfg.width)
     return RelationTeacher(classes, 8, cfg.width, (1, 1, 1, 1), semantic=128, hidden=128)
 
 # %% ../nbs/04i_depth_networks.ipynb #04e10019
@@ -440,10 +442,9 @@ def network_rows(
     loss = cross_entropy(cfg.label_smoothing)
     train(model, loader, loss, cfg.training(seed), here / 'checkpoint.safetensors', progress=name)
     model.to(loader.clips.device)
-    part = 'test' if len(split.test) else 'val'
-    ids = getattr(split, part)
+    ids = evaluated_part(split)[1]
     logits = predict_averaged(model, loader, ids, cfg.precision)[1]
-    rows = [network_row(cfg, split, part, seed, logits)]
+    rows = [network_row(cfg, split, seed, logits)]
     if cfg.final:
         write_ledger(rows)
     tensors = {rows[0]['model']: logits, 'y': torch.tensor(split.windows.y[ids])}
@@ -459,32 +460,21 @@ def network_rows(
 def network_row(
     cfg: DepthNetConfig,
     split: Split,
-    part: str,  # 'val' | 'test'
     seed: int,
-    logits: Tensor,  # (n,k) of the trials of this part
+    logits: Tensor,  # (n,k) of the trials that are evaluated
     device: str = '',  # Empty: this processor
 ) -> dict:  # A result row
     "Scores and size of a network on one fold"
     windows = split.windows
     model = make_depth_network(cfg, len(windows.classes)).eval()
     shape = (1, cfg.frames, 3, cfg.size, cfg.size)
-    return dict(
-        experiment=cfg.results or 'depth_networks',
-        dataset=windows.card.name,
-        protocol=split.protocol,
-        part=part,
+    own = dict(arm='baseline', modality='depth') | ({'device': device} if device else {})
+    return result_facts(cfg, split, seed, 'depth_networks', **own) | dict(
         model=f'{cfg.network}_{cfg.kind}' + ('' if cfg.augment else '_plain'),
-        arm='baseline',
-        modality='depth',
-        seed=seed,
-        fold=split.fold,
-        config_hash=hash_config(cfg),
-        data_hash=windows.hash,
-        device=device or f'{processor()}, {torch.get_num_threads()} thread',
         params=count_params(model),
         weight_bytes=model_bytes(model),
         macs=count_macs(model, torch.zeros(shape)),
-        **scores(windows.y[getattr(split, part)], logits.argmax(1).numpy()),
+        **scores(windows.y[evaluated_part(split)[1]], logits.argmax(1).numpy()),
     )
 
 # %% ../nbs/04i_depth_networks.ipynb #04e1001e

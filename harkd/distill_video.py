@@ -18,7 +18,7 @@ import torch
 from .cost import count_macs, count_params, model_bytes
 from .data import load_dataset
 from .depth_maps import body_box, trial_depth
-from .experiment import DataConfig, experiment_splits, run_tasks
+from .experiment import DataConfig, evaluated_part, experiment_splits, result_facts, run_tasks
 from .losses import kd_loss
 from .metrics import mean_interval, scores, show_interval
 from .preprocess import cut_windows
@@ -27,7 +27,6 @@ from harkd.runs import (
     check_positive,
     check_range,
     hash_config,
-    processor,
     read_sealed,
     save_model,
     save_tensors,
@@ -184,12 +183,8 @@ def video_rows(
     if (here / 'rows.json').exists():
         return read_sealed(here / 'rows.json')
     clips = split.windows
-    part = 'test' if len(split.test) else 'val'
-    ids = getattr(split, part)
-    facts = dict(experiment=cfg.results or 'video', dataset=clips.card.name, part=part)
-    facts |= dict(protocol=split.protocol, fold=split.fold, seed=seed, modality='depth')
-    facts |= dict(config_hash=hash_config(cfg), data_hash=clips.hash)
-    facts |= dict(device=f'{processor()}, {torch.get_num_threads()} thread')
+    ids = evaluated_part(split)[1]
+    facts = result_facts(cfg, split, seed, 'video', modality='depth')
     rows = []
     tensors = {'y': torch.tensor(clips.y[ids]), 'ids': torch.tensor(ids)}
     for arm, model in train_arms(cfg, split, seed, here).items():

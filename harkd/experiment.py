@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AUGMENT_FIELDS', 'SPLITS', 'RETRIES', 'COSTS', 'TaskConfig', 'DataConfig', 'FitConfig', 'experiment_inputs',
-           'experiment_windows', 'experiment_splits', 'model_metadata', 'load_or_train', 'run_tasks', 'per_seed',
-           'summarise']
+           'experiment_windows', 'experiment_splits', 'model_metadata', 'load_or_train', 'run_tasks', 'evaluated_part',
+           'result_facts', 'per_seed', 'summarise']
 
 # %% ../nbs/02f_experiment.ipynb #7ef979ac
 import os
@@ -36,6 +36,7 @@ from harkd.runs import (
     hash_config,
     load_model,
     placed_field,
+    processor,
     save_model,
     set_seed,
     write_table,
@@ -476,6 +477,35 @@ def run_tasks(
         return _ray_tasks(f, tasks, jobs, what, cpus, gpus)
     results = _joblib_tasks(f, tasks, jobs)
     return list(tqdm(results, what, total=len(tasks), disable=not what, delay=1.0, leave=False))
+
+# %% ../nbs/02f_experiment.ipynb #3e17fac1
+def evaluated_part(
+    split: Split,
+) -> tuple[str, np.ndarray]:  # 'test' or 'val', and its windows (n,)
+    "The part of a split on which models are evaluated"
+    return ('test', split.test) if len(split.test) else ('val', split.val)
+
+# %% ../nbs/02f_experiment.ipynb #3e17fac2
+def result_facts(
+    cfg,  # The experiment's configuration, with `results`
+    split: Split,
+    seed: int,
+    experiment: str,  # What rows are called where the configuration names no results
+    **more,  # Further columns, or other values
+) -> dict:
+    "What all result rows of a fold and seed have in common"
+    facts = dict(
+        experiment=cfg.results or experiment,
+        dataset=split.windows.card.name,
+        protocol=split.protocol,
+        part=evaluated_part(split)[0],
+        seed=seed,
+        fold=split.fold,
+        config_hash=hash_config(cfg),
+        data_hash=split.windows.hash,
+        device=f'{processor()}, {torch.get_num_threads()} thread',
+    )
+    return facts | more
 
 # %% ../nbs/02f_experiment.ipynb #3e175ce5
 def per_seed(

@@ -578,7 +578,7 @@ NOT_COMPUTED = (
     *('jobs', 'backend', 'config_hash', 'data_hash', 'environment'),
     *('run_format', 'data_record'),
 )
-NOT_SEALED = ('explain', 'export', 'corpus')  # Folders of a run that other commands fill
+NOT_SEALED = ('explain', 'export', 'corpus', 'marks')  # Folders of a run that other commands fill
 RUN_FORMAT = 2  # Runs since then have files.json
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAKY', 'LeakError', 'find_leaks', 'Split', 'subject_names', 'by_subject', 'published_subjects', 'on_test_subjects',
-           'official_split', 'inseparable_subjects', 'loso_splits', 'dev_loso_splits', 'kfold_splits', 'LeakySplit',
-           'leaky_split', 'step_seed', 'held_out_subjects', 'BatchLoader']
+           'official_split', 'inseparable_subjects', 'loso_splits', 'dev_loso_splits', 'kfold_splits',
+           'subsample_subjects', 'LeakySplit', 'leaky_split', 'step_seed', 'held_out_subjects', 'BatchLoader']
 
 # %% ../nbs/01b_split.ipynb #d41e6d38
 from dataclasses import dataclass, field, replace
@@ -273,6 +273,20 @@ def kfold_splits(
         fold = f'{i + 1}of{k}'
         splits.append(by_subject(windows, **parts, protocol='subject_kfold', fold=fold))
     return splits
+
+# %% ../nbs/01b_split.ipynb #a58721b7
+def subsample_subjects(
+    split: Split,
+    n: int,  # Training subjects to keep
+    seed: int,  # Draws them
+) -> Split:  # The same held-out subjects
+    "A split with only some of its training subjects; raises where it has fewer than n"
+    subjects = split.subjects('train')
+    if not 1 <= n <= len(subjects):
+        raise ValueError(f'this fold has {len(subjects)} training subjects, cannot take {n}')
+    kept = sorted(np.random.default_rng(seed).permutation(sorted(subjects))[:n])
+    held_out = split.subjects('val'), split.subjects('test')
+    return by_subject(split.windows, list(kept), *held_out, split.protocol, split.fold)
 
 # %% ../nbs/01b_split.ipynb #b015edca
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,8 @@ from harkd.ablation import (
     run_ablation,
     run_change,
 )
+from harkd.data import COLORS
+from harkd.metrics import corrected_t_test
 
 BASE = AblationConfig()
 TINY = AblationConfig(
@@ -76,3 +78,37 @@ def test_an_ablation_stays_inside_the_training_subjects():
         run_ablation(replace(TINY, final=True))
     with pytest.raises(ValueError, match='pretrain follows a teacher'):
         run_ablation(replace(TINY, pretrain=3))
+
+
+def by_hand():
+    "Two folds and two seeds: the change gains 10, then 30 points, in the second fold 0 and 20"
+    recipe, change = (0.5, 0.6, 0.4, 0.4), (0.6, 0.9, 0.4, 0.6)
+    places = [(fold, seed) for fold in (1, 2) for seed in (0, 1)]
+    return [
+        dict(method=method, fold=fold, seed=seed, n=10 * fold, params=1234, accuracy=accuracy)
+        for method, values in (('recipe', recipe), ('lr=1', change))
+        for (fold, seed), accuracy in zip(places, values)
+    ]
+
+
+def test_the_table_by_hand():
+    "Accuracy is weighted by windows; differences are paired by fold and seed"
+    table = ablation_table(by_hand())
+    assert table['accuracy %'].tolist() == ['45.0', '58.3']
+    mean, low, high, _ = corrected_t_test([0.2, 0.1], 1.0)
+    expected = f'{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]'
+    assert table.difference.tolist() == ['', expected] and expected.startswith('+15.0')
+    assert table['better folds'].tolist() == ['', '2 of 2']
+    assert table.parameters.tolist() == ['1,234'] * 2 and table.trainings.tolist() == [4, 4]
+
+
+def test_the_figure_shows_the_table():
+    "A line from low to high, its mean, and a tick for each fold; grey where 0 is inside"
+    low_high, mean, ticks = plot_ablation(by_hand()).lines[:3]
+    expected = [100 * v for v in corrected_t_test([0.2, 0.1], 1.0)[:3]]
+    assert low_high.get_xdata() == pytest.approx([expected[1], expected[2]])
+    assert list(mean.get_xdata()) == pytest.approx([15.0])
+    assert list(ticks.get_xdata()) == pytest.approx([20.0, 10.0])
+    assert mean.get_color() == COLORS['control']
+    sure = [dict(r, accuracy=0.1 * (r['method'] != 'recipe') + 1e-4 * r['fold']) for r in by_hand()]
+    assert plot_ablation(sure).lines[1].get_color() == COLORS['student']

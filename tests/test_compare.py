@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
+from matplotlib.colors import to_rgba
 
 from harkd.compare import (
     CompareConfig,
@@ -17,7 +19,9 @@ from harkd.compare import (
     train_students,
     train_teachers,
 )
-from harkd.metrics import corrected_t_test
+from harkd.data import COLORS
+from harkd.metrics import corrected_t_test, paired_bootstrap
+from harkd.runs import save_tensors
 
 CFG = CompareConfig(
     'synth',
@@ -115,3 +119,73 @@ def test_the_table_by_hand(run):
     assert (table.dev_holm >= table.dev_p - 1e-12).all()
     assert len(describe_table(table)) == 3
     assert len(plot_compare(run).patches) == 3
+
+
+class Finished:
+    "A comparison whose test predictions were written by hand"
+
+    def __init__(self, folder):
+        correct = {'alone': [1, 0, 0, 1], 'kd': [1, 1, 0, 1], 'self': [0, 0, 0, 1]}
+        dev = {'alone': 0.5, 'kd': 0.7, 'kd@3': 0.6, 'self': 0.4}
+        rows = [
+            dict(part='val', fold=fold, seed=seed, method=m, accuracy=a + 0.01 * fold * (m == 'kd'))
+            for m, a in dev.items()
+            for fold in (1, 2, 3)
+            for seed in (0, 1)
+        ]
+        for seed in (0, 1):
+            here = folder / 'final' / f'fold0_seed{seed}'
+            here.mkdir(parents=True)
+            for entry, values in correct.items():
+                tensors = {'correct': torch.tensor(values, dtype=torch.uint8)}
+                save_tensors(here / f'{entry}@1.safetensors', tensors, {})
+                rows.append(dict(part='test', fold=0, seed=seed, method=entry, accuracy=0.5))
+        chosen = {'kd': 1.0, 'self': 1.0}
+        self.metrics = dict(rows=rows, chosen=chosen, untuned=['self'], train_share=0.5)
+        self.folder = folder
+
+    def __truediv__(self, name):
+        return self.folder / name
+
+
+def test_columns_of_test_subjects_by_hand(tmp_path):
+    table = compare_table(Finished(tmp_path))
+    assert table.index.tolist() == ['kd', 'self']  # best on the test subjects first
+    assert table.test.tolist() == [0.75, 0.25] and table.test_diff.tolist() == [0.25, -0.25]
+    assert table.tuned.tolist() == [True, False]
+    mean, low, high, p = corrected_t_test([0.21, 0.22, 0.23], 0.5)
+    kd = table.loc['kd']
+    assert kd[['dev_diff', 'dev_low', 'dev_high']].tolist() == pytest.approx([mean, low, high])
+    assert kd.dev_p == pytest.approx(p) and kd.dev_holm == pytest.approx(p)  # the other is 0
+    p_test = paired_bootstrap([1, 1, 0, 1], [1, 0, 0, 1])['p']
+    assert kd.test_p == pytest.approx(p_test) and kd.test_holm == pytest.approx(min(1, 2 * p_test))
+    assert (kd.seed_low, kd.seed_high) == (0.25, 0.25)
+    other = compare_table(Finished(tmp_path / 'b'), 'self')
+    assert other.test_diff.to_dict() == {'kd': 0.5, 'alone': 0.25}
+
+
+def test_the_text_and_the_figure_of_a_comparison(tmp_path):
+    table = compare_table(Finished(tmp_path))
+    text = describe_table(table).loc['kd']
+    assert text.factor == '1' and describe_table(table).factor['self'] == '1 (not tuned)'
+    assert text['test, points (over trials)'].startswith('+25.0 [+0.0, ')
+    assert (text['dev %'], text['test %']) == (72.0, 75.0)
+    surely = table.assign(test_holm=0.01)
+    ax = plot_compare(surely)
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([-25.0, 25.0])
+    assert ax.get_title() == '1 of 2 better, 1 worse (p < 0.05, Holm)'
+    colors = [bar.get_facecolor() for bar in ax.patches]
+    assert colors == [to_rgba(COLORS['baseline']), to_rgba(COLORS['student'])]
+    unsure = plot_compare(table.assign(test_holm=0.05))
+    assert unsure.patches[1].get_facecolor() == to_rgba(COLORS['control'])
+    assert unsure.get_title().startswith('0 of 2 better, 0 worse')
+
+
+def test_a_row_says_what_an_entry_is(run):
+    rows = {row['method']: row for row in run.metrics['rows']}
+    arms = {m: (row['arm'], row['teacher']) for m, row in rows.items()}
+    assert arms['teacher'] == arms['self_teacher'] == ('teacher', '')
+    assert arms['alone'] == ('control', '') and arms['self@3'] == ('control', 'self')
+    assert arms['kd'] == arms['rkd@3'] == ('distilled', 'teacher')
+    assert run.metrics['train_share'] == 1.0 and run.metrics['folds'] == 2
+    assert rows['teacher']['params'] > rows['kd']['params'] == rows['alone']['params']

@@ -53,6 +53,8 @@ def test_clips_and_windows_of_a_batch_are_of_the_same_trials(loader):
                 batch = loader.train(epoch, step, rank=rank, world=2)
                 assert torch.equal(numbers(batch), batch.ids)
                 shuffled.append(batch.ids.tolist())
+            both = shuffled[-2] + shuffled[-1]
+            assert sorted(both) == sorted(loader.ids(epoch, step))
     assert shuffled[0] != shuffled[2 * loader.steps]
     plain = BatchLoader.fit(loader.split, batch_size=9, seed=2).train(1, 2)
     batch = loader.train(1, 2)

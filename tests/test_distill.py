@@ -466,3 +466,17 @@ def test_a_student_that_wins_is_counted_as_better(tmp_path):
     assert result['subjects'] == 2
     back = paired(rows, run, 'control', 'distilled')
     assert (back['diff'], back['better'], back['worse']) == (-0.5, 0, 1)
+
+
+def test_fewer_training_subjects_are_drawn_by_the_seed_and_all_models_share_them(tmp_path):
+    cfg = replace(TINY, training_subjects=2, teacher_model='encoder', teacher_inputs='imu', seeds=2)
+    run = run_distill(replace(cfg, epochs=1, teacher_epochs=1), tmp_path / 'few')
+    trained_on = {
+        (seed, part): load_model(run / f'fold0_seed{seed}' / part)[1]['trained_on']
+        for seed in (0, 1)
+        for part in ('teacher', 'control', 'distilled')
+    }
+    first, second = trained_on[0, 'teacher'], trained_on[1, 'teacher']
+    assert len(first) == len(second) == 2 and first != second
+    for (seed, _), subjects in trained_on.items():
+        assert subjects == (second if seed else first)

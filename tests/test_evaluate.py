@@ -3,8 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.colors import to_rgba
 
+from harkd.data import COLORS
 from harkd.evaluate import (
     RUNGS,
     LadderConfig,
@@ -20,7 +23,7 @@ from harkd.experiment import FitConfig, experiment_windows
 from harkd.runs import set_seed
 from harkd.split import LEAKY, BatchLoader, by_subject, find_leaks, leaky_split
 from harkd.student import make_student
-from harkd.train import cross_entropy, train
+from harkd.train import cross_entropy, predict, train
 
 TINY = LadderConfig(
     'synth', epochs=3, folds=2, seeds=2, jobs=1, student='conv_8k', ladder_window_s=1.0, lr=0.01
@@ -103,3 +106,45 @@ def test_published_test_subjects_need_final():
         ladder_rungs(TINY, card)
     rungs = ladder_rungs(replace(TINY, final=True), card)
     assert rungs == [r for r in RUNGS if r != 'subject_kfold']
+
+
+def test_the_table_of_a_ladder_by_hand():
+    "A rung's accuracy is that of all windows of a seed, averaged over the seeds"
+    rows = [
+        dict(protocol=p, seed=seed, n=n, accuracy=a)
+        for p, values in (('loso_2s', (0.2, 0.6)), ('random_trials', (0.8, 1.0)))
+        for seed in (0, 1)
+        for n, a in zip((10, 30), values)
+    ]
+    table = ladder_table(rows)
+    assert table.index.tolist() == ['random trials', 'loso (2 s)']
+    assert table['accuracy %'].tolist() == ['95.0 ± 0.0', '50.0 ± 0.0']
+    assert table.trainings.tolist() == [4, 4]
+    assert table.note.tolist() == ['test subjects were trained on', 'unseen subjects']
+    bars = plot_ladder(rows).patches
+    assert [bar.get_width() for bar in bars] == [95.0, 50.0]
+    assert bars[0].get_facecolor() == to_rgba(COLORS['control'])
+    assert bars[1].get_facecolor() == to_rgba(COLORS['student'])
+
+
+def test_the_worst_subject_comes_first():
+    predictions = pd.DataFrame({'subject': list('abbb'), 'correct': [True, False, True, False]})
+    table = per_subject(predictions)
+    assert table.index.tolist() == ['b', 'a'] and table.windows.tolist() == [3, 1]
+    assert table.accuracy.tolist() == pytest.approx([1 / 3, 1.0])
+
+
+def test_the_confidence_of_a_prediction_is_the_probability_of_its_class(trained_run):
+    model, loader = trained_run
+    _, predictions = evaluate(model, loader)
+    p = predict(model, loader, loader.split.val).softmax(1)
+    assert predictions.pred.tolist() == p.argmax(1).tolist()
+    assert predictions.confidence.tolist() == pytest.approx(p.max(1).values.tolist())
+    assert predictions.correct.tolist() == (predictions.pred == predictions.y).tolist()
+
+
+def test_windows_of_the_random_rung_overlap_by_half():
+    (split,) = rung_splits(TINY, 'random_windows', 0)
+    card = split.windows.card
+    assert (card.window_s, card.stride_s, card.whole) == (1.0, 0.5, False)
+    assert len(rung_splits(replace(TINY, folds=9), 'subject_kfold', 0)) == 6  # subjects

@@ -13,8 +13,9 @@ from harkd.learning_curve import (
     run_learning_curve,
     run_point,
     subject_counts,
-    subsample_subjects,
 )
+from harkd.metrics import mean_interval, show_interval
+from harkd.split import subsample_subjects
 from tests.conftest import ROOT
 
 TINY = LearningCurveConfig('synth', student='conv_8k', epochs=4, folds=3, seeds=2, jobs=1, lr=0.02)
@@ -87,3 +88,42 @@ def test_the_seed_draws_the_subjects(full):
         assert set(few) < set(more)
     with pytest.raises(ValueError, match='cannot take 0'):
         subsample_subjects(full, 0, 0)
+
+
+def by_hand():
+    "One and two subjects, two folds of 10 and 30 windows, two seeds"
+    accuracies = {1: (0.2, 0.6, 0.4, 0.8), 2: (0.5, 0.7, 0.7, 0.9)}
+    places = [(fold, seed) for seed in (0, 1) for fold in (1, 2)]
+    return [
+        dict(
+            model='s',
+            arm='control',
+            method=f'{k} subjects',
+            fold=f,
+            seed=s,
+            n=10 if f == 1 else 30,
+            accuracy=a,
+        )
+        for k, values in accuracies.items()
+        for (f, s), a in zip(places, values)
+    ]
+
+
+def test_the_table_by_hand():
+    "A seed's accuracy is that of all its windows: (0.2·10 + 0.6·30) / 40"
+    table = learning_curve_table(by_hand())
+    expected = {
+        1: show_interval(*mean_interval([0.5, 0.7])),
+        2: show_interval(*mean_interval([0.65, 0.85])),
+    }
+    assert table['s'].to_dict() == expected and expected[1].startswith('60.0 ')
+
+
+def test_the_figure_shows_means_over_folds_and_seeds():
+    ax = plot_learning_curve(by_hand())
+    (line,) = ax.lines
+    assert list(line.get_xdata()) == [1, 2]
+    assert list(line.get_ydata()) == pytest.approx([50.0, 70.0])
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    sd = 100 * pd.Series([0.2, 0.6, 0.4, 0.8]).std()
+    assert band.min() == pytest.approx(50 - sd) and 50 + sd in [pytest.approx(v) for v in band]

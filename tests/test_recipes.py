@@ -15,6 +15,7 @@ from harkd.depth_maps import DepthConfig
 from harkd.depth_networks import DepthNetConfig
 from harkd.distill import DistillConfig
 from harkd.distill_scores import ScoreDistillConfig
+from harkd.distill_video import VideoDistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.learning_curve import LearningCurveConfig
 from harkd.pretrain import PretrainConfig, load_encoder
@@ -34,6 +35,7 @@ CONFIGS = {
     'probe': ProbeConfig,
     'depth_networks': DepthNetConfig,
     'distill_scores': ScoreDistillConfig,
+    'distill_video': VideoDistillConfig,
 }
 ALL = recipes()
 TRAINED = {name: r for name, r in ALL.items() if r['chapter'] in CONFIGS}
