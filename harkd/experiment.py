@@ -445,7 +445,8 @@ def _ray_tasks(f, tasks, jobs, name, cpus, gpus):
                 i, args = waiting.pop()
                 pending[remote.remote(f, environ, titles[i], *args)] = i
             (finished,), _ = ray.wait(list(pending), num_returns=1)
-            results[pending.pop(finished)] = ray.get(finished)
+            i = pending.pop(finished)
+            results[i] = ray.get(finished)
             bar.update()
     finally:
         bar.close()

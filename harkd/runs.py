@@ -196,7 +196,7 @@ def placed_field(
     **saved,  # `saved_value=value`: what is saved and hashed in its place; else nothing is
 ):  # A field of a dataclass, given by name
     "A field that says where something is computed, and changes nothing of what is computed"
-    return field(default=default, kw_only=not saved, metadata={'placed': True, **saved})
+    return field(default=default, kw_only=True, metadata={'placed': True, **saved})
 
 # %% ../nbs/02c_runs.ipynb #5b20ca0c
 def plain_config(
