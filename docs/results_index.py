@@ -81,6 +81,10 @@ WITHOUT_RECIPE = {
         'logits of utd_depth_r2plus1d for the test trials, first seed',
         'recipe `utd_depth_r2plus1d`',
     ),
+    'utd_taught_video_predictions.csv.gz': (
+        'decisions of the students that saved scores taught',
+        'chapter 05c: `score_predictions`',
+    ),
     'utd_depth_ensembles.csv': ('averages of depth, IMU and skeleton models', 'chapter 04i'),
     'utd_depth_ensembles_dev.csv': ('the same inside the training subjects', 'chapter 04i'),
     'bench_explorer.json': ('response time of the explorer', '`python -m tests.bench_explorer`'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['left_out_scores', 'teacher_logits', 'mean_logits', 'SavedTeacher', 'NumberedLoader', 'taught_by',
            'ScoreDistillConfig', 'score_windows', 'make_score_student', 'saved_teacher', 'score_rows',
-           'run_score_distill', 'score_table']
+           'run_score_distill', 'score_table', 'score_predictions']
 
 # %% ../nbs/05c_distill_scores.ipynb #05c10002
 from dataclasses import dataclass, replace
@@ -344,3 +344,24 @@ def score_table(
             'gain': show_interval(*mean_interval(taught - control)),
         }
     return pd.DataFrame(out).T.assign(seeds=table.seed.nunique())
+
+# %% ../nbs/05c_distill_scores.ipynb #05c1a00f
+def score_predictions(
+    run: str | Path | Run,  # Finished, of `run_score_distill`
+    windows: Windows,  # Of this run, for the subjects
+    name: str = '',  # Put before the names of its models, to tell runs apart
+) -> pd.DataFrame:  # Columns as in chapter 07f
+    "Decisions of the control and of each distilled student"
+    run = run if isinstance(run, Run) else Run(run)
+    tables = []
+    for folder in sorted(run.path.glob('fold*_seed*')):
+        tensors = load_tensors(folder / 'scores.safetensors')[0]
+        ids = tensors['ids'].numpy()
+        for row in read_json(folder / 'rows.json'):
+            method = row.get('method', '')
+            facts = {k: row[k] for k in ('dataset', 'arm', 'seed', 'fold', 'config_hash')}
+            facts['model'] = ' '.join(part for part in (name, row['model'], method) if part)
+            columns = {'window': ids, 'subject': windows.table.subject.iloc[ids].to_numpy()}
+            columns |= {'y': windows.y[ids], 'pred': tensors[method or 'control'].argmax(1).numpy()}
+            tables.append(pd.DataFrame({**facts, 'data_hash': row['data_hash'], **columns}))
+    return pd.concat(tables, ignore_index=True)
