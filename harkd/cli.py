@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['DATA_PAGE', 'EXAMPLES', 'app', 'data_app', 'Study', 'Page', 'Root', 'Chapter', 'Pairs', 'Output', 'notebooks_dir',
            'read_params', 'runnable', 'parse_value', 'parse_params', 'join_pairs', 'read_question', 'show_data',
-           'full_run_notebook', 'read_progress', 'progress_bar', 'execute', 'write_page', 'demo', 'datasets', 'new',
-           'data_check', 'data_describe', 'data_list', 'frames', 'data_get', 'data_convert', 'params', 'run', 'explore',
-           'export', 'check', 'stream', 'bench', 'recipes', 'recipe', 'version', 'main']
+           'full_run_notebook', 'read_progress', 'progress_bar', 'prepare_kernel', 'execute', 'write_page', 'demo',
+           'datasets', 'new', 'data_check', 'data_describe', 'data_list', 'frames', 'data_get', 'data_convert',
+           'params', 'run', 'explore', 'export', 'check', 'stream', 'bench', 'recipes', 'recipe', 'version', 'main']
 
 # %% ../nbs/09a_cli.ipynb #44817e1f
 import argparse
 import ast
 import contextlib
 import datetime
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -207,6 +208,11 @@ def _with_data(cells):
 DATA_PAGE = 'data-page'  # Tag of the cell that shows the data
 
 
+def _module(cells):
+    "The module that a chapter exports"
+    return next(m[1] for c in cells if (m := re.match(r'#\| default_exp (\w+)', _source(c))))
+
+
 def full_run_notebook(
     path: Path,  # A chapter of `runnable`
     params: dict | None = None,  # Name to value; for the first cell
@@ -215,10 +221,9 @@ def full_run_notebook(
     notebook = json.loads(path.read_text(encoding='utf8'))
     cells = notebook['cells']
     start = next(i for i, c in enumerate(cells) if _source(c).startswith('## Full run'))
-    module = next(m[1] for c in cells if (m := re.match(r'#\| default_exp (\w+)', _source(c))))
     imports = '\n\n'.join([*map(_source, _import_cells(cells[1:start]))])
     imports = re.sub(r'^#\| .*\n', '', imports, flags=re.M)  # directives of nbdev
-    setup = _code_cell('imports', f'{imports}\n\nfrom harkd.{module} import *'.strip())
+    setup = _code_cell('imports', f'{imports}\n\nfrom harkd.{_module(cells)} import *'.strip())
     title = _source(cells[0]).split('\n')[0]
     kept = [_opening(path, title, params or {}), setup, *_with_data(cells[start + 1 :])]
     return {**notebook, 'cells': kept}
@@ -293,6 +298,65 @@ def _kernel_options(folder):
         return {}
     return {'config': Config({'KernelManager': {'transport': 'ipc', 'ip': address}})}
 
+# %% ../nbs/09a_cli.ipynb #5d0c1a02
+def _import_all(modules):  # in another process
+    for module in modules:
+        importlib.import_module(module)
+
+
+def prepare_kernel(
+    module: str,  # Of `harkd`, that the notebook is going to import
+    jobs: int,  # Processes that the run will use; 1: only this one
+):
+    "Import a module, here and at the same time in the processes that train the folds"
+    modules = (f'harkd.{module}', 'accelerate', 'torch._dynamo')
+    if jobs > 1:
+        from joblib import Parallel, delayed
+
+        tasks = [delayed(_import_all)(modules)] * jobs
+        threading.Thread(target=Parallel(jobs), args=(tasks,), daemon=True).start()
+    importlib.import_module(modules[0])
+
+# %% ../nbs/09a_cli.ipynb #5d0c1a04
+def _worker_count(path, params):
+    "Processes that a run will start, as far as its parameters tell"
+    values = {name: default for name, (_, default, _) in read_params(path).items()} | params
+    if 'jobs' not in values or os.environ.get('IN_TEST'):
+        return 1
+    folds = values.get('folds', 1) if values.get('fold', -1) < 0 else 1
+    return min(values['jobs'] or os.cpu_count() or 1, folds * values.get('seeds', 1))
+
+
+@contextlib.contextmanager
+def _kernel(folder, module, jobs):
+    "A kernel that imports the module while this process still imports papermill"
+    from jupyter_client.manager import AsyncKernelManager
+    from jupyter_core.utils import run_sync
+
+    manager = AsyncKernelManager(kernel_name='python3', **_kernel_options(folder))
+    first = f'from harkd.cli import prepare_kernel; prepare_kernel({module!r}, {jobs})'
+    options = [f'--IPKernelApp.exec_lines={first}', '--HistoryManager.hist_file=:memory:']
+    run_sync(manager.start_kernel)(extra_arguments=options, cwd=str(Path.cwd()))
+    try:
+        yield manager
+    finally:
+        if manager.has_kernel:
+            run_sync(manager.shutdown_kernel)(now=True)
+
+
+def _papermill():
+    "papermill, without a grammar of web addresses that jsonschema builds for a second, unused"
+    grammar = 'rfc3987_syntax'
+    hide = grammar not in sys.modules
+    if hide:
+        sys.modules[grammar] = None
+    try:
+        import papermill
+    finally:
+        if hide:
+            del sys.modules[grammar]
+    return papermill
+
 # %% ../nbs/09a_cli.ipynb #7bc9009e
 def _printed(notebook):
     "What the cells after the configuration printed or returned, as text"
@@ -314,18 +378,23 @@ def execute(
     "Execute the full-run part of a chapter with parameters, showing its progress"
     import logging
 
-    import papermill as pm
-
     os.environ.setdefault('OMP_NUM_THREADS', '1')  # folds run side by side, one thread each
-    logging.getLogger('papermill').setLevel(logging.ERROR)
     path = runnable()[chapter]
     output = Path(output or Path.cwd() / 'runs' / f'{chapter}-{_next_number(chapter):03d}.ipynb')
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='harkd-') as folder:
-        source, progress = Path(folder) / path.name, f'{folder}/progress'
+        source = Path(folder) / path.name
+        progress = os.environ.get('HARKD_PROGRESS', f'{folder}/progress')
+        module, jobs = _module(_read_cells(path)), _worker_count(path, params)
         source.write_text(json.dumps(full_run_notebook(path, params)), encoding='utf8')
-        try:
-            with _environment(HARKD_PROGRESS=progress), progress_bar(chapter, progress):
+        with (
+            _environment(HARKD_PROGRESS=progress),
+            progress_bar(chapter, progress),
+            _kernel(folder, module, jobs) as kernel,
+        ):
+            pm = _papermill()
+            logging.getLogger('papermill').setLevel(logging.ERROR)
+            try:
                 notebook = pm.execute_notebook(
                     source,
                     output,
@@ -334,12 +403,12 @@ def execute(
                     kernel_name='python3',
                     progress_bar=False,
                     report_mode=True,  # code is folded
-                    **_kernel_options(folder),
+                    km=kernel,
                 )
-        except pm.PapermillExecutionError as e:
-            raise SystemExit(
-                f'{chapter}: {e.ename}: {e.evalue}\n(executed notebook: {output})'
-            ) from None
+            except pm.PapermillExecutionError as e:
+                raise SystemExit(
+                    f'{chapter}: {e.ename}: {e.evalue}\n(executed notebook: {output})'
+                ) from None
     return {'text': _printed(notebook), 'output': output}
 
 # %% ../nbs/09a_cli.ipynb #7bc900e1
@@ -643,29 +712,59 @@ def _run_path(path):  # A folder that exists; else a name, looked up below runs/
     return Path(path).absolute() if Path(path).exists() else path
 
 
+def _is_recording(path):  # a file, or the name of one
+    from harkd.guess import KINDS
+
+    return Path(path).is_file() or Path(path).suffix.lower() in KINDS
+
+
+def _explorer_variables(source, model):
+    "What tells the page which run, file and bundle to open"
+    from harkd.explore import find_run
+    from harkd.runs import Run
+
+    named = source if _is_recording(source) else ''
+    if named and not Path(named).is_file():
+        raise SystemExit(f"error: there is no file '{named}'")
+    if model and (Path(model) / 'bundle.json').is_file():
+        from harkd.runtime import Bundle
+
+        _or_exit(Bundle, model)
+        chosen = {'HARKD_BUNDLE': str(Path(model).absolute())}
+    else:
+        run = model if named else source
+        found = _or_exit(Run, _run_path(run) if run else _or_exit(find_run))
+        if not found.finished:
+            raise SystemExit(f"error: run '{found.path}' is not finished")
+        chosen = {'HARKD_RUN': str(found.path)}
+    return {**chosen, 'HARKD_RECORDING': str(Path(named).absolute()) if named else ''}
+
+
 @_command
 def explore(
-    run: Annotated[
-        str, typer.Argument(help='folder of a finished distillation run; default: the newest')
+    source: Annotated[
+        str,
+        typer.Argument(
+            help='folder of a finished distillation run, or a file of your own (CSV, Parquet); '
+            'default: the newest run'
+        ),
+    ] = '',
+    model: Annotated[
+        str, typer.Option(help='for a recording: a run, or a bundle; default: the newest run')
     ] = '',
     port: Annotated[int, typer.Option(help='of the page')] = 8866,
     browser: Annotated[bool, typer.Option(help='open it')] = True,
 ):
     "Explain the decisions of a run in the browser."
-    from harkd.explore import find_run
-    from harkd.runs import Run
-
     if importlib.util.find_spec('voila') is None:
         raise SystemExit("error: the page needs voila: pip install 'harkd[explore]'")
-    found = _or_exit(Run, _run_path(run) if run else _or_exit(find_run))
-    if not found.finished:
-        raise SystemExit(f"error: run '{found.path}' is not finished")
+    chosen = _explorer_variables(source, model)
     page = notebooks_dir().parent / 'apps' / 'explorer.ipynb'
     args = [sys.executable, '-m', 'voila', str(page), f'--port={port}', '--Voila.ip=127.0.0.1']
     if not browser:
         args.append('--no-browser')
     # this process becomes the page: what stops it stops the page
-    os.execve(sys.executable, args, {**os.environ, 'HARKD_RUN': str(found.path)})
+    os.execve(sys.executable, args, {**os.environ, **chosen})
 
 # %% ../nbs/09a_cli.ipynb #a93a8f29
 def _fold_name(fold, final):  # as `open_run` names it

@@ -385,11 +385,11 @@ class _Training:
 _PROGRESS = 'HARKD_PROGRESS'  # Names the file into which a command wants progress reported
 
 
-def _report(name, row, epochs):
+def _report(name, what):
     "One line for the command that waits for this training, possibly in another process"
     if name and _PROGRESS in os.environ:
         with open(os.environ[_PROGRESS], 'a', encoding='utf8') as file:
-            file.write(f'{name}, epoch {row["epoch"]}/{epochs}\n')
+            file.write(f'{name}, {what}\n')
 
 
 def _progress_bar(training, name):
@@ -426,12 +426,16 @@ def train(
         training.load(checkpoint)
     training.prepare()
     bar = _progress_bar(training, progress)
+    first = training.steps_done + 1
     for _ in bar:
         training.step()
+        if training.steps_done == first:
+            _report(progress, f'step {first}/{training.total}')
         if training.epoch_ended:
             training.end_epoch(val_every)
             _show(bar, training.history[-1])
-            _report(progress, training.history[-1], math.ceil(training.epochs))
+            epochs = math.ceil(training.epochs)
+            _report(progress, f'epoch {training.history[-1]["epoch"]}/{epochs}')
         if checkpoint and training.checkpoint_due(every):
             training.save(checkpoint)
     return training.finish()

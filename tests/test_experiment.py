@@ -1,5 +1,6 @@
 "Configurations, windows, folds, training once, parallel tasks, tables"
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,3 +195,26 @@ def test_a_summary_has_intervals_over_seeds():
     assert row['accuracy'] == pytest.approx(0.9) and row['seeds'] == 2
     assert row['accuracy_low'] < 0.9 < row['accuracy_high']
     assert row['params'] is None
+
+
+RUNS = {  # module: function and configuration
+    'ablation': ('run_ablation', 'AblationConfig'),
+    'baselines': ('run_baselines', 'BaselineConfig'),
+    'evaluate': ('run_ladder', 'LadderConfig'),
+    'learning_curve': ('run_learning_curve', 'LearningCurveConfig'),
+}
+
+
+@pytest.mark.parametrize('results', ['', 'mine'])
+@pytest.mark.parametrize('module', RUNS)
+def test_the_rows_of_a_run_become_the_table_that_was_named(module, results, tmp_path, monkeypatch):
+    "With `results`, and only then; the run itself keeps them in any case"
+    module, (function, config) = importlib.import_module(f'harkd.{module}'), RUNS[module]
+    rows, written = [{'accuracy': 0.5}], {}
+    monkeypatch.setattr(module, 'run_tasks', lambda *args, **kwargs: rows)
+    monkeypatch.setattr(module, 'write_results', lambda name, rows: written.update({name: rows}))
+    cfg = getattr(module, config)('synth', results=results)
+    run = getattr(module, function)(cfg, tmp_path / 'run')
+    assert written == ({'mine': rows} if results else {})
+    assert run.finished and run.metrics['rows'] == rows
+    assert (run.path / 'results.csv').exists()

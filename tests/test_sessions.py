@@ -9,6 +9,7 @@ import pytest
 
 from harkd.data import BadRecording, load_dataset
 from harkd.distill import DistillConfig, open_run, run_distill
+from harkd.sessions import unit_scale
 from tests.conftest import data
 
 STANDARD_GRAVITY = 9.80665
@@ -169,3 +170,27 @@ def test_a_broken_folder_names_what_is_broken(tmp_path, case):
     damage(tmp_path)
     with pytest.raises((BadRecording, FileNotFoundError), match=says):
         load_dataset('sessions', tmp_path)
+
+
+G = 9.80665
+
+
+@pytest.mark.parametrize(
+    'unit, factor',
+    [
+        *(('m/s2', 1), ('m/s^2', 1), ('g', G), ('mg', G / 1000)),
+        *(('rad/s', 1), ('deg/s', np.pi / 180), ('dps', np.pi / 180)),
+        *(('m', 1), ('cm', 0.01), ('mm', 0.001), ('T', 1), ('uT', 1e-6), ('1', 1)),
+        *(('s', 1), ('ms', 1e-3), ('us', 1e-6), ('ns', 1e-9)),
+        *(('g/16384', G / 16384), ('dps/16.4', np.pi / 180 / 16.4), ('g/1', G)),
+    ],
+)
+def test_a_unit_is_converted_to_si(unit, factor):
+    "Counts of a converter are divided by what they say one unit is"
+    assert unit_scale(unit) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize('unit', ['furlong', 'g/0', 'g/-2', 'g/x', '/16', 'g/16/2', ''])
+def test_a_unit_that_cannot_be_meant_is_refused(unit):
+    with pytest.raises(BadRecording, match='a.csv, column ax: unknown unit .*, use one of: '):
+        unit_scale(unit, 'a.csv, column ax')
