@@ -81,9 +81,17 @@ WITHOUT_RECIPE = {
         'logits of utd_depth_r2plus1d for the test trials, first seed',
         'recipe `utd_depth_r2plus1d`',
     ),
+    'utd_taught_video_predictions.csv.gz': (
+        'decisions of the students that saved scores taught',
+        'chapter 05c: `score_predictions`',
+    ),
     'utd_depth_ensembles.csv': ('averages of depth, IMU and skeleton models', 'chapter 04i'),
     'utd_depth_ensembles_dev.csv': ('the same inside the training subjects', 'chapter 04i'),
     'bench_explorer.json': ('response time of the explorer', '`python -m tests.bench_explorer`'),
+    'run_all.csv': (
+        'Run All of each chapter as in JupyterLab: seconds, errors, live figures',
+        '`python -m tests.bench_run_all`',
+    ),
     'bench_latency.csv': ('conv_80k against the transformer, every format', BENCH),
     'bench_latency.json': ('ratios of bench_latency.csv', BENCH),
     'bench_latency_25k.csv': ('conv_20k against the published transformer', BENCH),

@@ -712,29 +712,59 @@ def _run_path(path):  # A folder that exists; else a name, looked up below runs/
     return Path(path).absolute() if Path(path).exists() else path
 
 
+def _is_recording(path):  # a file, or the name of one
+    from harkd.guess import KINDS
+
+    return Path(path).is_file() or Path(path).suffix.lower() in KINDS
+
+
+def _explorer_variables(source, model):
+    "What tells the page which run, file and bundle to open"
+    from harkd.explore import find_run
+    from harkd.runs import Run
+
+    named = source if _is_recording(source) else ''
+    if named and not Path(named).is_file():
+        raise SystemExit(f"error: there is no file '{named}'")
+    if model and (Path(model) / 'bundle.json').is_file():
+        from harkd.runtime import Bundle
+
+        _or_exit(Bundle, model)
+        chosen = {'HARKD_BUNDLE': str(Path(model).absolute())}
+    else:
+        run = model if named else source
+        found = _or_exit(Run, _run_path(run) if run else _or_exit(find_run))
+        if not found.finished:
+            raise SystemExit(f"error: run '{found.path}' is not finished")
+        chosen = {'HARKD_RUN': str(found.path)}
+    return {**chosen, 'HARKD_RECORDING': str(Path(named).absolute()) if named else ''}
+
+
 @_command
 def explore(
-    run: Annotated[
-        str, typer.Argument(help='folder of a finished distillation run; default: the newest')
+    source: Annotated[
+        str,
+        typer.Argument(
+            help='folder of a finished distillation run, or a file of your own (CSV, Parquet); '
+            'default: the newest run'
+        ),
+    ] = '',
+    model: Annotated[
+        str, typer.Option(help='for a recording: a run, or a bundle; default: the newest run')
     ] = '',
     port: Annotated[int, typer.Option(help='of the page')] = 8866,
     browser: Annotated[bool, typer.Option(help='open it')] = True,
 ):
     "Explain the decisions of a run in the browser."
-    from harkd.explore import find_run
-    from harkd.runs import Run
-
     if importlib.util.find_spec('voila') is None:
         raise SystemExit("error: the page needs voila: pip install 'harkd[explore]'")
-    found = _or_exit(Run, _run_path(run) if run else _or_exit(find_run))
-    if not found.finished:
-        raise SystemExit(f"error: run '{found.path}' is not finished")
+    chosen = _explorer_variables(source, model)
     page = notebooks_dir().parent / 'apps' / 'explorer.ipynb'
     args = [sys.executable, '-m', 'voila', str(page), f'--port={port}', '--Voila.ip=127.0.0.1']
     if not browser:
         args.append('--no-browser')
     # this process becomes the page: what stops it stops the page
-    os.execve(sys.executable, args, {**os.environ, 'HARKD_RUN': str(found.path)})
+    os.execve(sys.executable, args, {**os.environ, **chosen})
 
 # %% ../nbs/09a_cli.ipynb #a93a8f29
 def _fold_name(fold, final):  # as `open_run` names it

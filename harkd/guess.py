@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'TIME', 'LABEL', 'SUBJECT', 'SENSORS', 'IN_NAME', 'EPOCHS', 'SECONDS', 'DEVICE', 'PERSON', 'DEVICE_FILES',
-           'KINDS', 'SOME', 'sniff_format', 'Column', 'name_sensor', 'SampleFile', 'sample_file', 'guess_time_unit',
-           'guess_acc_unit', 'guess_gyro_unit', 'NamePlan', 'plan_names', 'device_of', 'StudyGuess', 'guess_manifest',
-           'write_new_study', 'new_command']
+           'KINDS', 'SOME', 'UNLABELLED', 'sniff_format', 'Column', 'name_sensor', 'SampleFile', 'sample_file',
+           'guess_time_unit', 'guess_acc_unit', 'guess_gyro_unit', 'NamePlan', 'plan_names', 'device_of', 'StudyGuess',
+           'guess_manifest', 'write_new_study', 'new_command', 'read_recording']
 
 # %% ../nbs/00d_guess.ipynb #36af0a4d
 import csv
 import json
 import os
 import re
+import tempfile
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from .clocks import LATE_S, measured_rate
-from .data import DATASETS, BadRecording
+from .data import DATASETS, BadRecording, Dataset, Span, load_dataset
 from .plausibility import ACC_UNITS, FASTEST, rest_magnitude
 from .readers import G
 from .sessions import MANIFEST, nearest
@@ -894,3 +895,49 @@ def new_command(
         say(f'  {line}')
     say(f'Correct {folder}/manifest.json where a guess is wrong, then: harkd data check {folder}')
     return 0
+
+# %% ../nbs/00d_guess.ipynb #7d1ce002
+UNLABELLED = 'not labelled'
+
+
+def _label_gaps(recording):  # what no span covers becomes a span of its own
+    first = min(s.time[0] for s in recording.streams.values())
+    last = max(s.time[-1] for s in recording.streams.values())
+    spans, at = [], float(first)
+    for span in recording.spans:
+        if span.start - at > 1e-6:
+            spans.append(Span(UNLABELLED, at, span.start))
+        spans.append(span)
+        at = span.stop
+    if last - at > 0.1:
+        spans.append(Span(UNLABELLED, at, float(last)))
+    return replace(recording, spans=tuple(spans))
+
+
+def _of_one_file(guess):  # is it no guess about subjects, splits and windows of a study?
+    study = ('the student gets', 'activities, from names', 'windows of', '1 subjects')
+    return not guess.startswith(study)
+
+
+def read_recording(
+    path: str | Path,  # CSV, TSV or Parquet, as a logger wrote it
+    answers: dict | None = None,  # What you know: see `guess_manifest`
+) -> tuple[Dataset, list[str]]:  # One recording; every guess and every note of the reader
+    "A file of your own, checked as a study is; `BadRecording` says what is wrong or not known"
+    path = Path(path)
+    guess = guess_manifest([path], {'subject': 'own', **(answers or {})})
+    guess.unknown.pop('label', None)
+    if guess.unknown:
+        questions = '; '.join(f'{k}: {q}' for k, q in guess.unknown.items())
+        raise BadRecording(f'{path.name}: cannot be known from the file: {questions}')
+    table = guess.recordings
+    if 'label' in table:
+        table['label'] = table.label.replace('', UNLABELLED)
+    with tempfile.TemporaryDirectory() as folder:
+        _write_study(Path(folder, 'own'), guess)
+        data = load_dataset('sessions', Path(folder, 'own'))
+    notes = [n.text for n in getattr(data.recordings, 'notes', ()) if n.kind != 'files']
+    recordings = [_label_gaps(r) for r in data.recordings]
+    labels = dict.fromkeys((*data.card.classes, *(s.label for r in recordings for s in r.spans)))
+    card = replace(data.card, name=path.name, classes=tuple(labels))
+    return Dataset(card, recordings, data.hash), [*filter(_of_one_file, guess.guessed), *notes]

@@ -29,7 +29,7 @@ from .metrics import mean_interval, show_interval
 from .preprocess import cut_windows
 from .pretrained import load_encoder
 from .published import check_separate
-from .runs import RESULT_COLUMNS, hash_config, processor, set_seed, write_results
+from .runs import RESULT_COLUMNS, Config, hash_config, processor, set_seed, write_results
 
 # %% ../nbs/06a_language.ipynb #087ce394
 ATTRIBUTES = (
@@ -859,7 +859,7 @@ def alignment_loss(
 
 # %% ../nbs/06a_language.ipynb #e96e0a59
 @dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(Config):
     "How an alignment head is trained"
 
     hidden: int = 64
@@ -1028,7 +1028,7 @@ def subject_scores(
 
 # %% ../nbs/06a_language.ipynb #e6def3ae
 @dataclass(frozen=True)
-class WordsConfig:
+class WordsConfig(Config):
     "Which encoder, judged on which unseen data set"
 
     target: str = 'motionsense'  # Data set that is named, kept out of head and encoder

@@ -245,10 +245,33 @@ def copied(k):
     return folder
 
 
+COMPANIONS = {  # tests of a module that are named after its subject
+    'sessions': 'test_own_data',
+    'clocks': 'test_own_data',
+    'tables': 'test_own_data',
+    'plausibility': 'test_own_data',
+    'inspect': 'test_own_data',
+    'published': 'test_more_readers',
+    'runs': 'test_run_data',
+    'runtime': 'test_deploy',
+    'quantize': 'test_formats',
+    'tflite': 'test_formats',
+    'preprocess': 'test_split',
+    'contrastive_losses': 'test_losses',
+    'feature_losses': 'test_losses',
+    'learned_losses': 'test_losses',
+    'explore': 'test_explorer',
+    'encoder': 'test_pretrain',
+    'probe': 'test_pretrain',
+}
+
+
 def importing(module):
     "Files of tests that import a module, its own first"
     pattern = re.compile(rf'harkd\.{module}\b|from harkd import .*\b{module}\b')
     own = ROOT / 'tests' / f'test_{module}.py'
+    if not own.exists() and module in COMPANIONS:
+        own = own.with_stem(COMPANIONS[module])
     others = [p for p in sorted((ROOT / 'tests').glob('test_*.py')) if p != own]
     found = [p for p in others if p.stem not in LEFT_OUT and pattern.search(p.read_text())]
     return [f'tests/{p.name}' for p in ([own] if own.exists() else []) + found]
@@ -278,10 +301,10 @@ class Coverage:
     def tests(self, mutation, budget):
         "Names of tests within a sum of seconds, files kept together"
         m = mutation.module
-        own = f'tests/test_{m}.py'
-        missing = [f for f in importing(m) if f not in self.files]
-        if missing and (missing[0] == own or not self.by_module[m]):
-            return missing[: 1 + (missing[0] != own)], UNKNOWN_S
+        files = importing(m)
+        if files and files[0] not in self.files:
+            return files[:1], UNKNOWN_S
+        own = files[0] if files else ''
         names = self.by_function.get(f'{m}:{mutation.function}') or list(self.by_module[m])
         names = sorted(names, key=lambda n: (not n.startswith(own), self.seconds[n]))
         taken, total = [], 0.0

@@ -1,6 +1,7 @@
 "The explorer: its figures, its controls, and both of its homes in a real browser"
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -33,11 +34,12 @@ from harkd.explore import (
 )
 from harkd.preprocess import cut_windows
 from harkd.split import BatchLoader, by_subject, kfold_splits
-from harkd.student import make_student
-from harkd.teacher import Ensemble, make_teacher
+from harkd.student import STUDENTS, make_student
+from harkd.teacher import TEACHERS, Ensemble, make_teacher
 from tests import servers
 
 ROOT = Path(__file__).parent.parent
+AXE = os.environ.get('HARKD_AXE', '')  # axe.min.js, from `npm pack axe-core`: checks accessibility
 CHROMIUM = next(
     filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None
 )
@@ -45,7 +47,17 @@ browser = pytest.mark.skipif(
     CHROMIUM is None,
     reason='no browser: apt-get install chromium (no download by playwright is needed)',
 )
-KINDS = ('distilled', 'transformer', 'transformer_motion', 'teacher', 'st_convt', 'ensemble')
+KINDS = (  # every student and teacher of a distillation run (the rocket has a test of its own)
+    'distilled',
+    'conv_20k',
+    'conv_80k',
+    'transformer',
+    'transformer_motion',
+    'teacher',
+    'wide',
+    'st_convt',
+    'ensemble',
+)
 
 
 @pytest.fixture(scope='module')
@@ -75,8 +87,8 @@ def kinds(data):
     "The models of the run, and untrained ones of every other kind"
     windows = data.windows
     torch.manual_seed(0)
-    more = {name: make_student(name, windows).eval() for name in KINDS if 'transformer' in name}
-    more['st_convt'] = make_teacher('st_convt', windows).eval()
+    more = {name: make_student(name, windows).eval() for name in KINDS if name in STUDENTS}
+    more |= {name: make_teacher(name, windows).eval() for name in ('wide', 'st_convt')}
     more['ensemble'] = Ensemble.of([data.models['teacher'], more['st_convt']])
     return replace(data, models={**data.models, **more})
 
@@ -264,6 +276,12 @@ def test_layers_and_heads_are_those_of_the_model(kinds, arm, layers, heads):
     options = model_options(kinds, arm)
     assert (options.layers, options.heads) == (layers, heads)
     assert ('layer' in options.reasons) == (layers == 0)
+
+
+def test_every_student_and_teacher_has_its_turn(kinds):
+    kind_of = {'distilled': 'conv_8k', 'teacher': 'fusion'}
+    assert {*STUDENTS, *TEACHERS} - {kind_of.get(k, k) for k in KINDS} == {'rocket'}
+    assert set(kinds.models) - set(KINDS) == {'control'}
 
 
 def test_depth_and_heads_of_another_transformer_fill_the_menus(data):
@@ -581,7 +599,7 @@ def test_a_score_card_belongs_to_one_choice(data):
     gap = float(explorer.views[0].attribution.relative_gap)
     explorer.controls['refine'].click()
     assert float(explorer.views[0].attribution.relative_gap) <= gap + 1e-9
-    assert 'deletion over random' in explorer.card.value
+    assert 'removing its strongest' in explorer.card.value and 'verdict' in explorer.card.value
     explorer.controls['baseline'].value = 'zero'
     assert explorer.card.value == ''
 
@@ -593,6 +611,8 @@ def test_nan_in_the_recordings_is_a_message(data):
 
 def test_cut_windows_slide_over_the_whole_recording(spar_data):
     explorer = AttributionExplorer(data=spar_data)
+    hidden = {k for k, c in explorer.controls.items() if c.layout.display == 'none'}
+    assert hidden == {'share'}  # and not the sliders beside it
     explorer.controls['start'].value = 3.02
     assert explorer.views[0].time[0] == pytest.approx(3.02)
     assert explorer.views[0].rows == ('acc_x', 'acc_y', 'acc_z')
@@ -848,6 +868,15 @@ def check_layout(p, width):
             assert box['x'] + box['width'] <= width + 1
 
 
+def check_accessibility(p):
+    "Nothing serious that axe-core finds on the page"
+    p.page.add_script_tag(path=AXE)
+    found = p.page.evaluate('async () => (await axe.run(document)).violations')
+    rows = [(v['impact'], v['id'], len(v['nodes']), v['nodes'][0]['html'][:200]) for v in found]
+    (p.folder / f'{p.name}_axe.json').write_text(json.dumps(rows, indent=1))
+    assert [r for r in rows if r[0] in ('serious', 'critical')] == []
+
+
 def open_notebook(page, sync):
     page.locator('.jp-Notebook').wait_for(timeout=90000)
     page.get_by_text('| Idle').wait_for(timeout=90000)
@@ -877,6 +906,8 @@ def drive(p):
         p.shot(f'width_{width}')
     move_cursor_and_compare(p)
     assert p.page.evaluate(UNNAMED) == []  # for screen readers
+    if AXE and p.name == 'voila':
+        check_accessibility(p)
     for width in (1024, 2560, 1500):
         check_layout(p, width)
         p.shot(f'compared_{width}')

@@ -276,3 +276,16 @@ def test_sensors_without_names_are_taken_in_order(tmp_path):
     channels = sample_file(tmp_path / 'x_1.csv').channels
     assert list(channels) == ['acc_x', 'acc_y', 'acc_z', 'gyro_x', 'gyro_y', 'gyro_z']
     assert channels['gyro_z'] == '7'
+
+
+def test_files_without_a_subject_or_an_activity_in_their_name_are_asked_for(tmp_path):
+    path = logger_file(tmp_path / 'raw' / 'log.csv')
+    guess = guess_manifest(path)
+    assert set(guess.unknown) == {'subject', 'label'}
+    assert 'who moved?' in guess.unknown['subject'] and 'log.csv' in guess.unknown['subject']
+    assert set(guess_manifest(path, {'subject': 'ann'}).unknown) == {'label'}
+    answered = guess_manifest(path, {'subject': 'ann', 'label': '(log)'})
+    assert not answered.unknown
+    assert answered.recordings[['subject', 'label']].values.tolist() == [['ann', 'log']]
+    with pytest.raises(BadRecording, match='cannot be known from the files: subject: who moved'):
+        write_new_study(tmp_path / 'study', path, yes=True)

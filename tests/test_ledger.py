@@ -2,14 +2,23 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 
+from harkd import baselines, compare, depth_maps, depth_networks, distill_scores, distill_video
+from harkd import evaluate as evaluate_module
+from harkd.baselines import BaselineConfig
+from harkd.compare import CompareConfig
 from harkd.corruptions import CorruptionConfig, run_corruptions
+from harkd.depth_maps import DepthConfig
+from harkd.depth_networks import DepthNetConfig
 from harkd.distill import distill, open_run, run_distill, run_fold
-from harkd.evaluate import evaluate
+from harkd.distill_scores import ScoreDistillConfig
+from harkd.distill_video import VideoDistillConfig
+from harkd.evaluate import LadderConfig, evaluate
 from harkd.experiment import experiment_splits, experiment_windows
 from harkd.explore import load_explorer_data
 from harkd.formats import check_bundle, export
@@ -257,3 +266,124 @@ def test_two_configurations_are_never_pooled():
             _check_one_configuration(pd.DataFrame(rows))
     shared = [predictions(c, w, arm='teacher') for c in 'ab' for w in (1, 2)]
     _check_one_configuration(pd.DataFrame(shared))
+
+
+# --- every module that evaluates a model on test subjects
+
+
+@pytest.fixture(scope='module')
+def study(final):
+    "The windows of the final run's study, its split, and an untrained student"
+    windows = experiment_windows(final[0])
+    return windows, official_split(windows), make_student('conv_8k', windows), final[0].data_root
+
+
+def zeros(windows, ids):
+    return torch.zeros(len(ids), len(windows.classes))
+
+
+def video_rows(study, folder, patch):
+    windows, split, student, root = study
+    clips = replace_batch(windows)
+    patch.setattr('harkd.distill_video.train_arms', lambda *args: {'control': student})
+    patch.setattr('harkd.distill_video.VideoLoader', lambda split: None)
+    patch.setattr('harkd.distill_video.predict', lambda model, loader, ids, n: zeros(windows, ids))
+    patch.setattr('harkd.distill_video._size_facts', lambda model, clip: {})
+    names = ('fold', 'protocol', 'test', 'val')
+    split = SimpleNamespace(windows=clips, **{name: getattr(split, name) for name in names})
+    return distill_video.video_rows(VideoDistillConfig(final=True), folder, split, 0)
+
+
+def replace_batch(windows):
+    clip = SimpleNamespace(x={'video': None})
+    return SimpleNamespace(
+        card=windows.card, hash=windows.hash, y=windows.y, batch=lambda ids: clip
+    )
+
+
+def score_rows(study, folder, patch):
+    windows, split, student, _ = study
+    patch.setattr('harkd.distill_scores.saved_teacher', lambda *args: None)
+    patch.setattr('harkd.distill_scores._train_arm', lambda *args: student)
+    cfg = ScoreDistillConfig(final=True, loss='', student_inputs='wrist')
+    return distill_scores.score_rows(cfg, folder, split, 0)
+
+
+def depth_rows(study, folder, patch):
+    windows, split, _, _ = study
+    found = {'motion_maps': zeros(windows, split.test).numpy()}
+    patch.setattr('harkd.depth_maps.depth_scores', lambda *args: found)
+    features = SimpleNamespace(hash='d')
+    return depth_maps.depth_rows(DepthConfig(final=True), folder, features, split, 0)
+
+
+def network_rows(study, folder, patch):
+    windows, split, student, _ = study
+    loader, logits = SimpleNamespace(clips=torch.zeros(1)), zeros(windows, split.test)
+    patch.setattr('harkd.depth_networks._depth_loader', lambda *args: loader)
+    patch.setattr('harkd.depth_networks.make_depth_network', lambda *args: student)
+    patch.setattr('harkd.depth_networks.train', lambda *args, **kwargs: None)
+    patch.setattr('harkd.depth_networks.predict_averaged', lambda *args: (None, logits))
+    facts = dict(dataset='study', model='trn', n=1, accuracy=0.5, seed=0)
+    row = dict(experiment='depth_networks', **facts)
+    patch.setattr('harkd.depth_networks.network_row', lambda *args: row)
+    return depth_networks.network_rows(DepthNetConfig(final=True), folder, split, None, 0)
+
+
+def compared_student(study, folder, patch):
+    _, _, student, root = study
+    patch.setattr('harkd.compare._entry_model', lambda *args: student)
+    cfg = CompareConfig('sessions', data_root=root, student='conv_8k', final=True)
+    return [compare.train_students(cfg, folder, 'final', 'alone', 1.0, 0, 0)]
+
+
+def ladder_rung(study, folder, patch):
+    _, _, student, root = study
+    patch.setattr('harkd.evaluate._train_on', lambda *args: student)
+    cfg = LadderConfig('sessions', data_root=root, student='conv_8k', final=True)
+    return [evaluate_module.run_rung(cfg, folder, 'official', 0, 0)]
+
+
+def majority(study, folder, patch):
+    cfg = BaselineConfig('sessions', data_root=study[3], models='majority', final=True)
+    return [baselines.run_baseline(cfg, folder, 'majority', 'official', 0, 0)]
+
+
+EVALUATIONS = (
+    video_rows,
+    score_rows,
+    depth_rows,
+    network_rows,
+    compared_student,
+    ladder_rung,
+    majority,
+)
+
+
+@pytest.mark.parametrize('evaluated', EVALUATIONS, ids=lambda f: f.__name__)
+def test_the_row_of_the_ledger_comes_before_the_figure(evaluated, study, tmp_path, monkeypatch):
+    "Where it cannot be written nothing is kept; where it can, it has the figure that is returned"
+    module = {
+        video_rows: 'distill_video',
+        score_rows: 'distill_scores',
+        depth_rows: 'depth_maps',
+        network_rows: 'depth_networks',
+        compared_student: 'compare',
+        ladder_rung: 'evaluate',
+        majority: 'baselines',
+    }[evaluated]
+
+    def full(rows):
+        raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f'harkd.{module}.write_ledger', full)
+        with pytest.raises(OSError, match='No space'):
+            evaluated(study, tmp_path / 'full', patch)
+        assert not [p for p in (tmp_path / 'full').rglob('*') if p.is_file()]
+    with monkeypatch.context() as patch:
+        rows = evaluated(study, tmp_path / 'run', patch)
+    ledger = read_ledger()
+    assert len(ledger) == len(rows) == 1
+    assert float(ledger.accuracy[0]) == pytest.approx(rows[0]['accuracy'])
+    assert ledger.experiment[0] == rows[0]['experiment']

@@ -206,8 +206,10 @@ def test_labels_that_are_nearly_one_name_raise(tmp_path):
         return table.assign(what=np.where(table.index < 200, '1', '1.0'))
 
     assert "'1' and '1.0' are nearly one name" in complaint(
-        write_study(tmp_path, edit, label='what')
+        write_study(tmp_path / 'a', edit, label='what')
     )
+    listed = write_study(tmp_path / 'b', edit, label='what', classes=['1', '1.0'])
+    assert load_dataset('sessions', listed).card.classes == ('1', '1.0')
 
 
 def test_parquet_keeps_types_and_dates(tmp_path):

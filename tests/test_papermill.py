@@ -58,6 +58,21 @@ CONFIGS = {
 OF_THE_NOTEBOOK = {'distill': {'baseline': 'minirocket'}}  # In Python a baseline is asked for
 
 
+@pytest.mark.parametrize('chapter', CONFIGS)
+def test_a_configuration_prints_what_differs_from_its_defaults_alone(chapter):
+    cls = CONFIGS[chapter]
+    name, (kind, default, _) = next(
+        (k, v)
+        for k, v in read_params(runnable()[chapter]).items()
+        if v[0] == 'str' and k != 'dataset'
+    )
+    epochs = 'steps=0' if chapter == 'distill_scores' else ''  # instead of the inherited steps
+    assert repr(cls()) == f'{cls.__name__}({epochs})'
+    changed = object.__new__(cls)
+    changed.__dict__.update(vars(cls()) | {name: f'{default}x'})
+    assert repr(changed) == f"{cls.__name__}({name}='{default}x')"
+
+
 def execute(chapter, tmp_path, **params):
     return pm.execute_notebook(
         str(runnable()[chapter]),
