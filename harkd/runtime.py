@@ -75,34 +75,66 @@ ENGINES = {'onnx': _onnx, 'tflite': _tflite}
 PACKAGES = {'onnx': 'onnxruntime', 'tflite': 'ai-edge-litert'}
 
 # %% ../nbs/09d_runtime.ipynb #f00ce493
-NEEDED = [
-    'format',
-    'precision',
-    'file',
-    'sha256',
-    'bytes',
-    'channels',
-    'units',
-    'fs',
-    'samples',
-    'whole',
-    'mean',
-    'std',
-    'classes',
-    'seal',
-]
+_NUMBER = (int, float)
+NEEDED = {  # What bundle.json must say; a list: of that type
+    'format': str,
+    'precision': str,
+    'file': str,
+    'sha256': str,
+    'bytes': int,
+    'channels': [str],
+    'units': [str],
+    'fs': _NUMBER,
+    'samples': int,
+    'whole': bool,
+    'mean': [_NUMBER],
+    'std': [_NUMBER],
+    'classes': [str],
+    'seal': str,
+}
+_MAY_SAY = dict.fromkeys(('window_s', 'stride_s', 'temperature', 'threshold'), _NUMBER)
+_LARGEST = 2**24  # Bytes of bundle.json, and numbers of a window
+
+
+def _fits(value, kind):
+    "Is a value of a type, finite, and not a bool where a number is meant?"
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_fits(v, kind[0]) for v in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, kind) and (isinstance(value, str) or -np.inf < value < np.inf)
+
+
+def _check_types(path, about):
+    for key, kind in (*NEEDED.items(), *_MAY_SAY.items()):
+        left_out = key in _MAY_SAY and key not in about
+        if not left_out and not _fits(about[key], kind):
+            raise BadBundle(f"{path}: '{key}' has a value that it cannot have: {about[key]!r:.80}")
+    channels = about['channels']
+    numbers = about['samples'] * len(channels)
+    if not (0 < numbers <= _LARGEST and about['fs'] > 0):
+        raise BadBundle(f"{path}: 'samples', 'channels' or 'fs' is zero, negative or far too large")
+    if len(set(channels)) < len(channels) or len(set(about['classes'])) < len(about['classes']):
+        raise BadBundle(f'{path}: a channel or class occurs twice')
+    axes = [f'{c[:-5]}_{axis}' for c in channels if c.endswith('_norm') for axis in 'xyz']
+    if missing := [c for c in axes if c not in channels]:
+        raise BadBundle(f'{path}: a magnitude needs the channel {missing[0]}')
+    if Path(about['file']).name != about['file'] or chr(0) in about['file']:
+        raise BadBundle(f"{path}: 'file' must be a name in this folder, got {about['file']!r:.80}")
 
 
 def _read_about(path):
     "What bundle.json says, if it says all that is needed"
     try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f'it is larger than {_LARGEST:,} bytes')
         about = json.loads(path.read_text(encoding='utf8'))
         missing = [k for k in NEEDED if k not in about]
     except OSError:
         raise BadBundle(f"'{path.parent}' is not a bundle: it has no bundle.json") from None
     except (ValueError, TypeError, RecursionError) as e:
         raise BadBundle(f'{path} cannot be read: {e}') from None
-    if missing:
+    if missing or not isinstance(about, dict):
         raise BadBundle(f'{path} lacks {", ".join(missing)}')
     return about
 
@@ -110,6 +142,7 @@ def _read_about(path):
 def _check_about(path, about):
     if seal_bundle(about) != about['seal']:
         raise BadBundle(f'{path} was changed after it was written; export it again')
+    _check_types(path, about)
     if about['format'] not in ENGINES:
         known = ', '.join(ENGINES)
         raise BadBundle(f"{path}: unknown format '{about['format']}', this runtime knows: {known}")

@@ -211,7 +211,7 @@ def test_the_rows_of_a_run_become_the_table_that_was_named(module, results, tmp_
     "With `results`, and only then; the run itself keeps them in any case"
     module, (function, config) = importlib.import_module(f'harkd.{module}'), RUNS[module]
     rows, written = [{'accuracy': 0.5}], {}
-    monkeypatch.setattr(module, 'run_tasks', lambda *args: rows)
+    monkeypatch.setattr(module, 'run_tasks', lambda *args, **kwargs: rows)
     monkeypatch.setattr(module, 'write_results', lambda name, rows: written.update({name: rows}))
     cfg = getattr(module, config)('synth', results=results)
     run = getattr(module, function)(cfg, tmp_path / 'run')
