@@ -10,6 +10,8 @@ __all__ = ['AUGMENT_FIELDS', 'SPLITS', 'RETRIES', 'COSTS', 'TaskConfig', 'DataCo
 # %% ../nbs/02f_experiment.ipynb #7ef979ac
 import os
 import socket
+import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -384,11 +386,30 @@ def _one_thread(f, args):
         torch.set_num_threads(before)
 
 
+def _end_with(parent):
+    "End this process soon after its parent was killed; joblib's workers would wait for minutes"
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    watched = [thread.name for thread in threading.enumerate()]
+    if os.getppid() == parent and 'end_with_parent' not in watched:
+        threading.Thread(target=watch, name='end_with_parent', daemon=True).start()
+
+
+def _in_worker(parent, f, args):
+    _end_with(parent)
+    return _one_thread(f, args)
+
+
 def _joblib_tasks(f, tasks, jobs):  # results one by one, in order
     jobs = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
     if jobs == 1:
         return (_one_thread(f, t) for t in tasks)
-    return Parallel(jobs, return_as='generator')(delayed(_one_thread)(f, t) for t in tasks)
+    calls = (delayed(_in_worker)(os.getpid(), f, t) for t in tasks)
+    return Parallel(jobs, return_as='generator')(calls)
 
 
 def _start_ray(ray, jobs):  # True if it was not running
