@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AUGMENT_FIELDS', 'SPLITS', 'RETRIES', 'COSTS', 'TaskConfig', 'DataConfig', 'FitConfig', 'experiment_inputs',
-           'experiment_windows', 'experiment_splits', 'model_metadata', 'load_or_train', 'run_tasks', 'evaluated_part',
-           'result_facts', 'per_seed', 'summarise']
+           'experiment_windows', 'experiment_splits', 'model_metadata', 'load_or_train', 'end_with', 'run_tasks',
+           'evaluated_part', 'result_facts', 'per_seed', 'summarise']
 
 # %% ../nbs/02f_experiment.ipynb #7ef979ac
 import os
@@ -376,6 +376,21 @@ def load_or_train(
     checkpoint.unlink(missing_ok=True)
     return model
 
+# %% ../nbs/02f_experiment.ipynb #b50e7296
+def end_with(
+    parent: int,  # Number of the process that started this one
+):
+    "End this process soon after its parent was killed; joblib's workers would wait for minutes"
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    running = [thread.name for thread in threading.enumerate()]
+    if os.getpid() != parent and 'end_with' not in running:
+        threading.Thread(target=watch, name='end_with', daemon=True).start()
+
 # %% ../nbs/02f_experiment.ipynb #6ca67101
 def _one_thread(f, args):
     before = torch.get_num_threads()
@@ -386,21 +401,8 @@ def _one_thread(f, args):
         torch.set_num_threads(before)
 
 
-def _end_with(parent):
-    "End this process soon after its parent was killed; joblib's workers would wait for minutes"
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    watched = [thread.name for thread in threading.enumerate()]
-    if os.getppid() == parent and 'end_with_parent' not in watched:
-        threading.Thread(target=watch, name='end_with_parent', daemon=True).start()
-
-
 def _in_worker(parent, f, args):
-    _end_with(parent)
+    end_with(parent)
     return _one_thread(f, args)
 
 
