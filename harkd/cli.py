@@ -815,7 +815,7 @@ def export(
         bool,
         typer.Option(
             '--until-accepted',
-            help='where int8 is refused: more calibration windows, then quantisation-aware '
+            help='where int8 is refused: more or clipped calibration windows, quantisation-aware '
             'passes, then fp16',
         ),
     ] = False,

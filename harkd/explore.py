@@ -1203,7 +1203,7 @@ _TOOLTIPS = {
     'method': 'how its decision is attributed',
     'baseline': 'what stands for "nothing" in attributions and hidden stretches',
     'target': 'the class that is explained',
-    'attention': 'how attention is combined over layers',
+    'attention': 'how attention is combined over layers; rollout: multiplied through all of them',
     'layer': 'attention through the first so many layers',
     'head': 'one attention head, or their mean',
     'mark': 'keep the hidden stretch, or else the window, under this name',
@@ -1442,7 +1442,9 @@ class ControlPanel:
         c['start'].value = float(min(row.start if start is None else start, last))
         c['start'].disabled = last <= low
         c['start'].tooltip = (
-            'the window is the whole trial: choose a smaller share first' if last <= low else ''
+            'the window is the whole trial: choose a smaller share first'
+            if last <= low
+            else 'the window is the stretch that the model reads and decides on'
         )
         if self.hidden is None:
             c['hide'].value = (c['hide'].min, c['hide'].min)
