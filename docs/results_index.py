@@ -81,6 +81,10 @@ WITHOUT_RECIPE = {
         'a million windows: memory, normaliser, order of an epoch, share of a training step',
         '`python -m tests.bench_loader`',
     ),
+    'kill_runs.json': (
+        'runs, exports and writes of the ledger, killed at random moments and resumed',
+        '`python -m tests.kill_runs`',
+    ),
     'bench_video.json': (
         'Gramian images a second, against loops and pyts; frames of 10,000 clips in flat memory',
         '`python -m tests.bench_video`',
