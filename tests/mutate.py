@@ -25,6 +25,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -100,11 +101,15 @@ def in_child(work, folder, log, cpu_s):
     "Exit status of `work()` in a child with a limit, or 'timeout'"
     pid = os.fork()
     if not pid:
-        code = 1
+        code = BROKEN
         try:
             enter(folder, log, int(cpu_s))
             code = work()
+        except BaseException:  # no test failed, this tool did
+            traceback.print_exc()
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
     end = time.monotonic() + 6 * cpu_s
     while time.monotonic() < end:
@@ -245,6 +250,7 @@ def copied(k):
     return folder
 
 
+BROKEN = 99  # exit status of a child in which this tool failed
 COMPANIONS = {  # tests of a module that are named after its subject
     'sessions': 'test_own_data',
     'clocks': 'test_own_data',
@@ -390,6 +396,7 @@ def try_mutation(folder, mutation, coverage, budget, out):
             code = in_child(work, folder, log, PATIENCE * seconds + GRACE)
             if code == 0:
                 continue
+            assert code != BROKEN, log.read_text()
             by = who_failed(log, name) or name
             restore(folder, mutation, chapter)
             if code != 'timeout' and fails_anyway(folder, who_failed(log, name), log):
