@@ -73,6 +73,10 @@ WITHOUT_RECIPE = {
         'studies damaged at random: what a user sees',
         '`python -m tests.fuzz_own_data`',
     ),
+    'mutation.json': (
+        'changes of one place of the package at random, and whether a test noticed',
+        '`python -m tests.mutate`',
+    ),
     'bench_video.json': (
         'Gramian images a second, against loops and pyts; frames of 10,000 clips in flat memory',
         '`python -m tests.bench_video`',

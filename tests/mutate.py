@@ -421,13 +421,14 @@ def rows_file(seed):
     return WORK / f'draw_{seed}.jsonl'
 
 
-def read_rows(seed):
-    "The newest row of each mutation of a draw"
+def read_rows(seed, first=False):
+    "The newest row of each mutation of a draw, or the first"
     rows = {}
     if rows_file(seed).exists():
         for line in rows_file(seed).read_text().splitlines():
             row = json.loads(line)
-            rows[of_row(row).key] = row
+            if not (first and of_row(row).key in rows):
+                rows[of_row(row).key] = row
     return rows
 
 
@@ -493,25 +494,29 @@ def equivalents():
     }
 
 
+NOTICED = ('killed', 'timeout')
+
+
+def share(rows, known):
+    "Of the mutations that could be noticed, those that were"
+    judged = [r['verdict'] in NOTICED for k, r in rows.items() if k not in known]
+    return round(sum(judged) / max(len(judged), 1), 4)
+
+
 def summary(seed, known):
-    "Counts and survivors of a draw"
-    rows = read_rows(seed)
-    verdicts = Counter(
-        'equivalent' if k in known and r['verdict'] == 'survived' else r['verdict']
-        for k, r in rows.items()
-    )
-    judged = len(rows) - verdicts['equivalent'] - verdicts['gone']
-    noticed = verdicts['killed'] + verdicts['timeout']
-    survivors = [
-        of_row(r) for k, r in rows.items() if r['verdict'] == 'survived' and k not in known
-    ]
+    "Counts and survivors of a draw; `score_at_first`: before tests were added for survivors"
+    rows = {k: r for k, r in read_rows(seed).items() if r['verdict'] != 'gone'}
+    verdicts = Counter('equivalent' if k in known else r['verdict'] for k, r in rows.items())
+    left = [of_row(r) for k, r in rows.items() if r['verdict'] == 'survived' and k not in known]
     return dict(
         seed=seed,
-        drawn=len(rows),
-        **{k: verdicts[k] for k in ('killed', 'timeout', 'survived', 'equivalent', 'gone')},
-        score=round(noticed / max(judged, 1), 4),
+        drawn=len(drawn(seed, 10**6)),
+        tried=len(rows),
+        **{k: verdicts[k] for k in ('killed', 'timeout', 'survived', 'equivalent')},
+        score=share(rows, known),
+        score_at_first=share({k: r for k, r in read_rows(seed, True).items() if k in rows}, known),
         cpu_minutes=round(sum(r['cpu_s'] for r in rows.values()) / 60, 1),
-        survivors=[f'{m.module}:{m.function} {m.kind}: {m.before} -> {m.after}' for m in survivors],
+        survivors=[f'{m.module}:{m.function} {m.kind}: {m.before} -> {m.after}' for m in left],
     )
 
 
