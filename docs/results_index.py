@@ -77,6 +77,14 @@ WITHOUT_RECIPE = {
         'changes of one place of the package at random, and whether a test noticed',
         '`python -m tests.mutate`',
     ),
+    'fuzz_stream.json': (
+        'streams of damaged CSV and of arrays of any kind: what a caller sees',
+        '`python -m tests.fuzz_bundles stream`',
+    ),
+    'bench_loader.json': (
+        'a million windows: memory, normaliser, order of an epoch, share of a training step',
+        '`python -m tests.bench_loader`',
+    ),
     'bench_video.json': (
         'Gramian images a second, against loops and pyts; frames of 10,000 clips in flat memory',
         '`python -m tests.bench_video`',
@@ -84,6 +92,10 @@ WITHOUT_RECIPE = {
     'utd_depth_r2plus1d_logits.npz': (
         'logits of utd_depth_r2plus1d for the test trials, first seed',
         'recipe `utd_depth_r2plus1d`',
+    ),
+    'utd_taught_video_predictions.csv.gz': (
+        'decisions of the students that saved scores taught',
+        'chapter 05c: `score_predictions`',
     ),
     'utd_depth_ensembles.csv': ('averages of depth, IMU and skeleton models', 'chapter 04i'),
     'utd_depth_ensembles_dev.csv': ('the same inside the training subjects', 'chapter 04i'),

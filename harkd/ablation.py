@@ -123,6 +123,9 @@ _FIXED = (
     'final',
     'seeds',
     'jobs',
+    'backend',
+    'task_cpus',
+    'task_gpus',
     'run',
     'results',
     'changes',
@@ -286,10 +289,12 @@ def run_ablation(
     seeds = range(cfg.seeds)
     if not all(changed.alone for changed in parsed.values()):
         tasks = [(cfg, run.path, fold, seed) for seed, fold in product(seeds, folds)]
-        run_tasks(_train_recipe_teacher, tasks, cfg.jobs, f'{cfg.dataset}: teachers')
+        title = f'{cfg.dataset}: teachers'
+        run_tasks(_train_recipe_teacher, tasks, what=title, **cfg.placement)
     every = product(seeds, changes, folds)
     tasks = [(cfg, run.path, change, fold, seed) for seed, change, fold in every]
-    rows = run_tasks(run_change, tasks, cfg.jobs, f'{cfg.dataset}: {len(changes)} recipes')
+    title = f'{cfg.dataset}: {len(changes)} recipes'
+    rows = run_tasks(run_change, tasks, what=title, **cfg.placement)
     write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)

@@ -235,7 +235,8 @@ def run_baselines(
     if run.finished:
         return run
     tasks = _baseline_tasks(cfg, run.path)
-    rows = run_tasks(run_baseline, tasks, cfg.jobs, f'{cfg.dataset}: {", ".join(cfg.names)}')
+    title = f'{cfg.dataset}: {", ".join(cfg.names)}'
+    rows = run_tasks(run_baseline, tasks, what=title, **cfg.placement)
     write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)

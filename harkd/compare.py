@@ -46,6 +46,7 @@ from harkd.runs import (
     hash_config,
     load_model,
     load_tensors,
+    placed_field,
     read_sealed,
     results_file,
     save_tensors,
@@ -69,7 +70,7 @@ class CompareConfig(DistillConfig):
     untuned: str = ''  # Methods that keep their default weight
     self_model: str = 'wide'  # Teacher of the control `self`, with the student's inputs
     final_seeds: int = 3  # Of the last training, with `final`
-    backend: str = 'joblib'  # 'joblib' | 'ray'
+    backend: str = placed_field('joblib', saved_value='joblib')  # 'joblib' | 'ray'
     seeds: int = 2  # Of development
 
     def __post_init__(self):
@@ -291,9 +292,9 @@ def _dev_stage(cfg, run, names, factors, n_folds):
     for entry in (*names, 'self'):
         entry_factors = [1.0] if entry in untuned else factors
         students += [(*start, entry, f, *place) for f in entry_factors for place in places]
-    run_tasks(train_teachers, teachers, cfg.jobs, 'teachers', cfg.backend)
+    run_tasks(train_teachers, teachers, what='teachers', **cfg.placement)
     title = f'{len(names)} methods × {len(factors)} weights × {len(places)}'
-    return run_tasks(train_students, students, cfg.jobs, title, cfg.backend)
+    return run_tasks(train_students, students, what=title, **cfg.placement)
 
 
 def _final_stage(cfg, run, names, chosen):
@@ -304,9 +305,9 @@ def _final_stage(cfg, run, names, chosen):
     students = [(*start, e, 1.0, 0, seed) for e in (*_TEACHERS, 'alone') for seed in seeds]
     students += [(*start, e, chosen[e], 0, seed) for e in (*names, 'self') for seed in seeds]
     title = 'teachers, all training subjects'
-    run_tasks(train_teachers, teachers, cfg.jobs, title, cfg.backend)
+    run_tasks(train_teachers, teachers, what=title, **cfg.placement)
     title = f'{len(names)} methods, once'
-    return run_tasks(train_students, students, cfg.jobs, title, cfg.backend)
+    return run_tasks(train_students, students, what=title, **cfg.placement)
 
 # %% ../nbs/05a_compare.ipynb #3dee7e61
 def _write_tables(cfg, run, rows):

@@ -19,8 +19,9 @@ from .augment import random_rotations, rotate_sensors
 from .baselines import as_array, make_classifier
 from .data import COLORS, channel_color
 from .distill import open_run
+from .experiment import TaskConfig, run_tasks
 from .metrics import mean_interval, scores, show_interval
-from .runs import Config, Run, hash_config, write_ledger, write_results
+from .runs import Run, hash_config, write_ledger, write_results
 from .significance import ARM_COLORS
 from .split import BatchLoader, step_seed
 from .train import run_model
@@ -168,7 +169,7 @@ def corruption_rows(
 
 # %% ../nbs/07g_corruptions.ipynb #90a75c9e
 @dataclass(frozen=True)
-class CorruptionConfig(Config):
+class CorruptionConfig(TaskConfig):
     "Which run to test under corruptions"
 
     run: str = ''  # Folder of a finished distillation run
@@ -237,9 +238,8 @@ def _fold_rows(cfg, run_cfg, fold, seed):
 def run_corruptions(cfg: CorruptionConfig) -> list[dict]:  # Result rows; protocol 'corruptions'
     "Student alone, distilled student and MiniRocket under the same corruptions"
     run_cfg = open_run(cfg.run, purpose='corruptions')[0]
-    rows = []
-    for fold, seed in _folds_and_seeds(Run(cfg.run), cfg.seeds):
-        rows += _fold_rows(cfg, run_cfg, fold, seed)
+    tasks = [(cfg, run_cfg, *part) for part in _folds_and_seeds(Run(cfg.run), cfg.seeds)]
+    rows = sum(run_tasks(_fold_rows, tasks, what='corruptions', **cfg.placement), [])
     if run_cfg.final:
         write_ledger(rows)
     if cfg.results:

@@ -361,7 +361,7 @@ def run_depth(
     if run.finished:
         return run
     tasks = [(cfg, run.path, features, split, s) for s in range(cfg.seeds) for split in splits]
-    rows = sum(run_tasks(depth_rows, tasks, cfg.jobs, f'{cfg.dataset}: depth'), [])
+    rows = sum(run_tasks(depth_rows, tasks, what=f'{cfg.dataset}: depth', **cfg.placement), [])
     rows = [row for row in rows if not (row['seed'] and row['model'] == 'motion_maps')]
     write_table(run / 'results.csv', rows)
     if cfg.results:

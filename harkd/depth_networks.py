@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from .cost import cost, count_macs, count_params, model_bytes
 from .data import load_dataset
 from .depth_maps import average_scores, project_depth, trial_depth
-from .experiment import DataConfig, evaluated_part, experiment_splits, result_facts
+from .experiment import DataConfig, evaluated_part, experiment_splits, result_facts, run_tasks
 from .image_encodings import RelationTeacher
 from .metrics import per_class, plot_confusion, roc_areas, roc_curves, scores
 from .preprocess import Batch, Windows, cut_windows
@@ -32,13 +32,13 @@ from harkd.runs import (
     check_choice,
     hash_config,
     load_tensors,
-    read_json,
+    read_sealed,
     save_model,
     save_tensors,
     set_seed,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader, Split, step_seed
 from .student import Features, HarModel
@@ -434,7 +434,7 @@ def network_rows(
     "Train and evaluate a network on one fold; what was done before is read"
     here = Path(folder) / f'fold{split.fold}_seed{seed}'
     if (here / 'rows.json').exists():
-        return read_json(here / 'rows.json')
+        return read_sealed(here / 'rows.json')
     loader = _depth_loader(cfg, split, clips)
     set_seed(seed)
     model = make_depth_network(cfg, len(split.windows.classes))
@@ -452,7 +452,8 @@ def network_rows(
     model = model.cpu()
     save_model(model, here / 'model', inputs=['video'], classes=list(split.windows.classes))
     (here / 'checkpoint.safetensors').unlink(missing_ok=True)
-    write_json(here / 'rows.json', rows)
+    parts = ['scores.safetensors', 'model/harkd.json', 'model/model.safetensors']
+    write_sealed(here / 'rows.json', rows, parts)
     return rows
 
 
@@ -481,16 +482,14 @@ def run_depth_networks(
     cfg: DepthNetConfig,
     path: str | Path = '',  # Run folder; empty: as the configuration says
 ) -> Run:  # Finished; `depth_table(run.metrics['rows'])` shows it
-    "One network on all folds, with all seeds"
+    "One network on all folds, with all seeds: one after the other, or on a cluster"
     windows, clips, splits = depth_net_windows(cfg)
     name = path or cfg.run or f'depth-net-{cfg.dataset}-{hash_config(cfg)[:6]}'
     run = Run(name, cfg, windows.hash, windows.record)
     if run.finished:
         return run
-    rows = []
-    for seed in range(cfg.seeds):
-        for split in splits:
-            rows += network_rows(cfg, run.path, split, clips, seed)
+    tasks = [(cfg, run.path, split, clips, s) for s in range(cfg.seeds) for split in splits]
+    rows = sum(run_tasks(network_rows, tasks, what='depth networks', **cfg.placement), [])
     pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
     if cfg.results:
         write_results(cfg.results, rows)
@@ -514,7 +513,7 @@ def average_runs(
             if not torch.equal(other['ids'], each[0]['ids']):
                 raise ValueError(f'{place}: the runs evaluate other trials')
         mean = average_scores(*(s[m].numpy() for s, (_, m) in zip(each, members)))
-        first = read_json(runs[0] / place / 'rows.json')[0]
+        first = read_sealed(runs[0] / place / 'rows.json')[0]
         kept = ('dataset', 'protocol', 'part', 'seed', 'fold', 'data_hash')
         row = {k: first[k] for k in kept} | scores(each[0]['y'].numpy(), mean.argmax(1))
         row |= dict(experiment=experiment, model=name, arm='baseline', modality=modality)

@@ -945,10 +945,10 @@ def run_distill(
     if run.finished:
         return run
     folds = _folds(cfg, experiment_splits(replace(cfg, fold=-1), windows))
-    progress = cfg.jobs == 1 or 'HARKD_PROGRESS' in os.environ
+    progress = cfg.jobs == 1 and cfg.backend == 'joblib' or 'HARKD_PROGRESS' in os.environ
     tasks = [(cfg, run.path, fold, seed, progress) for seed in range(cfg.seeds) for fold in folds]
     title = f'{cfg.dataset}: teacher, control, student'
-    fold_rows = sum(run_tasks(run_fold, tasks, cfg.jobs, title), [])
+    fold_rows = sum(run_tasks(run_fold, tasks, what=title, **cfg.placement), [])
     costs = _arm_costs(cfg, run, folds[0], windows)
     rows = [_with_costs(row, costs) for row in fold_rows]
     write_table(run / 'results.csv', rows)

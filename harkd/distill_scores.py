@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['left_out_scores', 'teacher_logits', 'mean_logits', 'SavedTeacher', 'NumberedLoader', 'taught_by',
            'ScoreDistillConfig', 'score_windows', 'make_score_student', 'saved_teacher', 'score_rows',
-           'run_score_distill', 'score_table']
+           'run_score_distill', 'score_table', 'score_predictions']
 
 # %% ../nbs/05c_distill_scores.ipynb #05c10002
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from .cost import count_macs, count_params
 from .data import load_dataset
 from .depth_maps import DepthConfig, DepthFeatures, depth_features
 from .distill import DistillationLoss, StudentWithProjectors, probe_features, split_names
-from .experiment import FitConfig, evaluated_part, experiment_splits, result_facts
+from .experiment import FitConfig, evaluated_part, experiment_splits, result_facts, run_tasks
 from .image_encodings import make_image_student
 from .methods import find_method
 from .metrics import fit_temperature, mean_interval, scores, show_interval
@@ -33,12 +33,12 @@ from harkd.runs import (
     check_range,
     hash_config,
     load_tensors,
-    read_json,
+    read_sealed,
     save_tensors,
     set_seed,
-    write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from .split import BatchLoader, Split, step_seed
 from .student import Features, HarModel, make_student
@@ -270,7 +270,7 @@ def score_rows(
     "The same student with and without a teacher; what was done before is read"
     here = Path(folder) / f'fold{split.fold}_seed{seed}'
     if (here / 'rows.json').exists():
-        return read_json(here / 'rows.json')
+        return read_sealed(here / 'rows.json')
     windows = split.windows
     teacher = saved_teacher(cfg, split, features)
     ids = evaluated_part(split)[1]
@@ -292,7 +292,7 @@ def score_rows(
     if cfg.final:
         write_ledger(rows)
     save_tensors(here / 'scores.safetensors', tensors)
-    write_json(here / 'rows.json', rows)
+    write_sealed(here / 'rows.json', rows, ['scores.safetensors'])
     return rows
 
 # %% ../nbs/05c_distill_scores.ipynb #05c10012
@@ -300,7 +300,7 @@ def run_score_distill(
     cfg: ScoreDistillConfig,
     path: str | Path = '',  # Run folder; empty: as the configuration says
 ) -> Run:  # Finished; `score_table(run.metrics['rows'])` shows it
-    "All folds and seeds, one after the other"
+    "All folds and seeds, in parallel"
     windows = score_windows(cfg)
     name = path or cfg.run or f'scores-{cfg.dataset}-{hash_config(cfg)[:6]}'
     run = Run(name, cfg, windows.hash, windows.record)
@@ -312,10 +312,11 @@ def run_score_distill(
         recordings = load_dataset(cfg.dataset, cfg.data_root).recordings
         ids = sorted({int(i) for split in splits for i in split.train})
         features = depth_features(DepthConfig(cfg.dataset), recordings, windows, ids)
-    rows = []
-    for seed in range(cfg.seeds):
-        for split in splits:
-            rows += score_rows(cfg, run.path, split, seed, features)
+    tasks = [
+        (cfg, run.path, split, seed, features) for seed in range(cfg.seeds) for split in splits
+    ]
+    title = f'{cfg.dataset}: scores as teacher'
+    rows = sum(run_tasks(score_rows, tasks, what=title, **cfg.placement), [])
     pd.DataFrame(rows).to_csv(run / 'results.csv', index=False)
     if cfg.results:
         write_results(cfg.results, rows)
@@ -343,3 +344,24 @@ def score_table(
             'gain': show_interval(*mean_interval(taught - control)),
         }
     return pd.DataFrame(out).T.assign(seeds=table.seed.nunique())
+
+# %% ../nbs/05c_distill_scores.ipynb #05c1a00f
+def score_predictions(
+    run: str | Path | Run,  # Finished, of `run_score_distill`
+    windows: Windows,  # Of this run, for the subjects
+    name: str = '',  # Put before the names of its models, to tell runs apart
+) -> pd.DataFrame:  # Columns as in chapter 07f
+    "Decisions of the control and of each distilled student"
+    run = run if isinstance(run, Run) else Run(run)
+    tables = []
+    for folder in sorted(run.path.glob('fold*_seed*')):
+        tensors = load_tensors(folder / 'scores.safetensors')[0]
+        ids = tensors['ids'].numpy()
+        for row in read_json(folder / 'rows.json'):
+            method = row.get('method', '')
+            facts = {k: row[k] for k in ('dataset', 'arm', 'seed', 'fold', 'config_hash')}
+            facts['model'] = ' '.join(part for part in (name, row['model'], method) if part)
+            columns = {'window': ids, 'subject': windows.table.subject.iloc[ids].to_numpy()}
+            columns |= {'y': windows.y[ids], 'pred': tensors[method or 'control'].argmax(1).numpy()}
+            tables.append(pd.DataFrame({**facts, 'data_hash': row['data_hash'], **columns}))
+    return pd.concat(tables, ignore_index=True)

@@ -18,7 +18,7 @@ import torch
 from .cost import count_macs, count_params, model_bytes
 from .data import load_dataset
 from .depth_maps import body_box, trial_depth
-from .experiment import DataConfig, evaluated_part, experiment_splits, result_facts
+from .experiment import DataConfig, evaluated_part, experiment_splits, result_facts, run_tasks
 from .losses import kd_loss
 from .metrics import mean_interval, scores, show_interval
 from .preprocess import cut_windows
@@ -205,15 +205,13 @@ def run_video_distill(
     cfg: VideoDistillConfig,
     path: str | Path = '',  # Run folder; empty: as the configuration says
 ) -> Run:  # Finished; `video_table(run.metrics['rows'])` shows it
-    "All folds and seeds, one after the other"
+    "All folds and seeds: one after the other, or on a cluster"
     clips, splits = depth_clips(cfg)
     run = Run(path or cfg.run or f'video-{cfg.dataset}-{hash_config(cfg)[:6]}', cfg, clips.hash)
     if run.finished:
         return run
-    rows = []
-    for seed in range(cfg.seeds):
-        for split in splits:
-            rows += video_rows(cfg, run.path, split, seed)
+    tasks = [(cfg, run.path, split, seed) for seed in range(cfg.seeds) for split in splits]
+    rows = sum(run_tasks(video_rows, tasks, what='video distillation', **cfg.placement), [])
     write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)

@@ -301,7 +301,9 @@ def run_ladder(
         for rung in rungs:
             folds = range(len(rung_splits(cfg, rung, seed)))
             tasks += [(cfg, run.path, rung, fold, seed) for fold in folds]
-    rows = run_tasks(run_rung, tasks, cfg.jobs, f'{cfg.dataset}: {len(rungs)} protocols')
+    rows = run_tasks(
+        run_rung, tasks, what=f'{cfg.dataset}: {len(rungs)} protocols', **cfg.placement
+    )
     write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)

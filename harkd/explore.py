@@ -1203,7 +1203,7 @@ _TOOLTIPS = {
     'method': 'how its decision is attributed',
     'baseline': 'what stands for "nothing" in attributions and hidden stretches',
     'target': 'the class that is explained',
-    'attention': 'how attention is combined over layers',
+    'attention': 'how attention is combined over layers; rollout: multiplied through all of them',
     'layer': 'attention through the first so many layers',
     'head': 'one attention head, or their mean',
     'mark': 'keep the hidden stretch, or else the window, under this name',
@@ -1222,9 +1222,9 @@ def _mark_controls(w, data, style):
     why = 'these data belong to no run, beside which marks could be kept'
     tips = {name: why if nowhere else _TOOLTIPS[name] for name in ('mark', 'marks', 'forget')}
     name = w.Combobox(
-        description='name',
+        description='name it',
         options=data.windows.classes,
-        placeholder='what is done in the stretch',
+        placeholder='what is done in it',
         ensure_option=False,
         disabled=nowhere,
         layout=w.Layout(width='290px'),
@@ -1248,8 +1248,11 @@ def make_controls(data: ExplorerData) -> dict:  # Widgets by name
     "One control for each choice"
     w = extra_package('ipywidgets')
     style = dict(description_width='88px')
-    narrow, wide = w.Layout(width='290px'), w.Layout(width='440px')
-    number = dict(layout=wide, style=style, continuous_update=True)
+    narrow = w.Layout(width='290px')
+
+    def number():  # a layout of its own for each slider: one of them may be hidden
+        return dict(layout=w.Layout(width='440px'), style=style, continuous_update=True)
+
     few = len(data.models) < 2
     controls = {
         name: w.Dropdown(description=text, tooltip=_TOOLTIPS[name], layout=narrow, style=style)
@@ -1267,14 +1270,14 @@ def make_controls(data: ExplorerData) -> dict:  # Widgets by name
         ).items()
     }
     controls |= dict(
-        start=w.FloatSlider(description='window at (s)', readout_format='.2f', **number),
+        start=w.FloatSlider(description='window at (s)', readout_format='.2f', **number()),
         share=w.FloatSlider(
-            description='share of trial', min=0.2, max=1.0, step=0.05, value=1.0, **number
+            description='share of trial', min=0.2, max=1.0, step=0.05, value=1.0, **number()
         ),
         hide=w.FloatRangeSlider(
-            description='hidden (s)', step=0.02, readout_format='.2f', **number
+            description='hidden (s)', step=0.02, readout_format='.2f', **number()
         ),
-        frame=w.IntSlider(description='cursor', **number),
+        frame=w.IntSlider(description='cursor', **number()),
         play=w.Play(interval=120, step=2, show_repeat=False),
         show=w.Button(description='show all', tooltip='hide nothing'),
         beside=w.ToggleButton(
@@ -1396,7 +1399,7 @@ class ControlPanel:
         here = [m for m in self.marks if m.recording == self.recording]
         c['marks'].options = [(f'{m.name}, {m.start:.2f} to {m.stop:.2f} s', m) for m in here]
         if not here:
-            c['marks'].options = [('no marks in this recording', None)]
+            c['marks'].options = [('no marks in this recording', '')]
         c['marks'].value = c['marks'].options[0][1]
         c['marks'].disabled = c['forget'].disabled = not here
 
@@ -1439,7 +1442,9 @@ class ControlPanel:
         c['start'].value = float(min(row.start if start is None else start, last))
         c['start'].disabled = last <= low
         c['start'].tooltip = (
-            'the window is the whole trial: choose a smaller share first' if last <= low else ''
+            'the window is the whole trial: choose a smaller share first'
+            if last <= low
+            else 'the window is the stretch that the model reads and decides on'
         )
         if self.hidden is None:
             c['hide'].value = (c['hide'].min, c['hide'].min)

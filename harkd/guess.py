@@ -914,6 +914,11 @@ def _label_gaps(recording):  # what no span covers becomes a span of its own
     return replace(recording, spans=tuple(spans))
 
 
+def _of_one_file(guess):  # is it no guess about subjects, splits and windows of a study?
+    study = ('the student gets', 'activities, from names', 'windows of', '1 subjects')
+    return not guess.startswith(study)
+
+
 def read_recording(
     path: str | Path,  # CSV, TSV or Parquet, as a logger wrote it
     answers: dict | None = None,  # What you know: see `guess_manifest`
@@ -931,8 +936,8 @@ def read_recording(
     with tempfile.TemporaryDirectory() as folder:
         _write_study(Path(folder, 'own'), guess)
         data = load_dataset('sessions', Path(folder, 'own'))
-    notes = [note.text for note in getattr(data.recordings, 'notes', ())]
+    notes = [n.text for n in getattr(data.recordings, 'notes', ()) if n.kind != 'files']
     recordings = [_label_gaps(r) for r in data.recordings]
     labels = dict.fromkeys((*data.card.classes, *(s.label for r in recordings for s in r.spans)))
     card = replace(data.card, name=path.name, classes=tuple(labels))
-    return Dataset(card, recordings, data.hash), [*guess.guessed, *notes]
+    return Dataset(card, recordings, data.hash), [*filter(_of_one_file, guess.guessed), *notes]

@@ -203,7 +203,7 @@ def run_learning_curve(
     points = product(range(cfg.seeds), counts, folds, models)
     tasks = [(cfg, run.path, model, n, fold, seed) for seed, n, fold, model in points]
     title = f'{cfg.dataset}: {len(counts)} numbers of subjects'
-    rows = run_tasks(run_point, tasks, cfg.jobs, title)
+    rows = run_tasks(run_point, tasks, what=title, **cfg.placement)
     write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows)

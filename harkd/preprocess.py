@@ -11,6 +11,7 @@ __all__ = ['FASTER', 'HALF', 'OVERSAMPLE', 'PROCESSING', 'PAUSE_S', 'clean_sampl
 # %% ../nbs/01_preprocess.ipynb #968f5f49
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -692,6 +693,29 @@ def cut_windows(
     return windows
 
 # %% ../nbs/01_preprocess.ipynb #add8acd3
+_AT_ONCE = 16_384  # Windows that are held as float64 at a time
+
+
+def _streamed_statistics(windows, ids):
+    "Mean and standard deviation of each channel, in two passes over the windows"
+
+    def chunks():
+        for start in range(0, len(ids), _AT_ONCE // 8):
+            batch = windows.batch(ids[start : start + _AT_ONCE // 8])
+            yield {i: v.double().flatten(0, 1) for i, v in batch.x.items() if v.ndim == 3}
+
+    total, count = Counter(), Counter()
+    for x in chunks():
+        for i, v in x.items():
+            total[i] = total[i] + v.sum(0)
+            count[i] += len(v)
+    mean, squares = {i: v / count[i] for i, v in total.items()}, Counter()
+    for x in chunks():
+        for i, v in x.items():
+            squares[i] = squares[i] + (v - mean[i]).square().sum(0)
+    return mean, {i: (v / count[i]).sqrt() for i, v in squares.items()}
+
+
 @dataclass(frozen=True)
 class Normalizer:
     "Mean 0, variance 1 on the training subjects"
@@ -706,17 +730,21 @@ class Normalizer:
         windows: Windows,
         ids,  # Training windows
     ) -> 'Normalizer':
-        "Learn from training windows"
-        x = {
-            i: v.double().reshape(-1, v.shape[-1])
-            for i, v in windows.batch(ids).x.items()
-            if v.ndim == 3
-        }
-        std = {i: v.std(0, correction=0) for i, v in x.items()}
+        "Learn from training windows; of many windows, some at a time"
+        if len(ids) > _AT_ONCE:
+            mean, std = _streamed_statistics(windows, np.asarray(ids))
+        else:
+            x = {
+                i: v.double().reshape(-1, v.shape[-1])
+                for i, v in windows.batch(ids).x.items()
+                if v.ndim == 3
+            }
+            mean = {i: v.mean(0) for i, v in x.items()}
+            std = {i: v.std(0, correction=0) for i, v in x.items()}
         table = windows.table.iloc[ids]
         subjects = table.subject.where(table.subject.notna(), table.group)
         return cls(
-            {i: v.mean(0).tolist() for i, v in x.items()},
+            {i: v.tolist() for i, v in mean.items()},
             {i: torch.where(s > 1e-8, s, 1.0).tolist() for i, s in std.items()},
             tuple(dict.fromkeys(subjects)),
         )

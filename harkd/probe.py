@@ -21,11 +21,11 @@ from sklearn.preprocessing import StandardScaler
 
 from .data import COLORS, load_dataset
 from .encoder import WearableEncoder, band_energies, unit_batch
-from .experiment import run_tasks
+from .experiment import TaskConfig, run_tasks
 from .metrics import mean_interval, show_interval
 from .preprocess import Windows, cut_windows
 from .pretrained import load_encoder, shipped_encoders
-from .runs import Config, hash_config, processor, repo_root, set_seed, write_results
+from .runs import hash_config, processor, repo_root, set_seed, write_results
 from .split import BatchLoader, by_subject, step_seed
 from .student import make_student
 from .teacher import make_rocket
@@ -106,7 +106,7 @@ ARM_NAMES = {
 
 
 @dataclass(frozen=True)
-class ProbeConfig(Config):
+class ProbeConfig(TaskConfig):
     "Which encoders, on what"
 
     dataset: str = 'motionsense'  # One that was kept out of pretraining
@@ -240,7 +240,7 @@ def run_probe(cfg: ProbeConfig) -> pd.DataFrame:  # Result rows; one an arm, see
     subjects = data.subjects
     folds = [tuple(subjects[i :: cfg.folds]) for i in range(cfg.folds)]
     tasks = [(cfg, windows, stream, features, held) for held in folds]
-    rows = sum(run_tasks(probe_fold, tasks, cfg.jobs, f'{cfg.dataset}: k-curve'), [])
+    rows = sum(run_tasks(probe_fold, tasks, what=f'{cfg.dataset}: k-curve', **cfg.placement), [])
     table = _average_draws(pd.DataFrame(rows), cfg, windows, stream, features)
     if cfg.results:
         write_results(cfg.results, table)

@@ -24,7 +24,7 @@ import pandas as pd
 import scipy.io
 
 from .data import BadRecording, Dataset, Recording, Stream, dataset_card
-from .readers import UNREADABLE, label_spans
+from .readers import UNREADABLE, check_mat, label_spans
 from .wearables import DAMAGED, GRAVITY, channel_names, channel_units, even_stream, whole_span
 
 # %% ../nbs/00g_published.ipynb #7bfdf10a
@@ -668,6 +668,7 @@ _USC_FILES = r'(^|/)Subject(?P<subject>\d+)/a(?P<code>\d+)t(?P<trial>\d+)\.mat$'
 def load_mat(data: bytes, where: str, **kwargs) -> dict:
     "The variables of a MATLAB file; raises `BadRecording` with its name"
     try:
+        check_mat(data)
         return scipy.io.loadmat(io.BytesIO(data), **kwargs)
     except (*UNREADABLE, RuntimeError, MemoryError, zipfile.zlib.error) as error:
         raise BadRecording(f'{where}: not a readable MATLAB file ({error})') from None

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['UNREADABLE', 'G', 'IMU', 'IMU_UNITS', 'JOINTS', 'MMFIT_SENSORS', 'MMFIT_GROUPS', 'have_data', 'named_errors',
-           'read_pickled_npy', 'read_spar', 'read_mat', 'read_utd_mhad', 'read_utd_mhad_small', 'label_spans',
-           'read_sp_sw_har', 'read_uci_har', 'mmfit_spans', 'read_mm_fit']
+           'read_pickled_npy', 'read_spar', 'check_mat', 'read_mat', 'read_utd_mhad', 'read_utd_mhad_small',
+           'label_spans', 'read_sp_sw_har', 'read_uci_har', 'mmfit_spans', 'read_mm_fit']
 
 # %% ../nbs/00b_readers.ipynb #cbea2d04
+import io
+import math
 import os
 import pickle
 import re
@@ -143,6 +145,106 @@ def read_spar(
             for i, (x, y, subject, side) in enumerate(rows)
         ]
 
+# %% ../nbs/00b_readers.ipynb #73cbdbef
+_MAT_BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16: 1, 17: 2, 18: 4}
+_MAT_MATRIX, _MAT_COMPRESSED = 14, 15
+_MAT_CELL, _MAT_STRUCT, _MAT_CHAR, _MAT_NUMBERS = 1, 2, 4, range(6, 16)
+_MAT_LARGEST, _MAT_DEEPEST = 2**32, 20  # Bytes, levels
+
+
+class _MatWalk:
+    "One part of a MATLAB file, element by element"
+
+    def __init__(self, data, order, at, end, depth=0):
+        self.data, self.order, self.at, self.end, self.depth = data, order, at, end, depth
+        if depth > _MAT_DEEPEST:
+            raise ValueError('its variables are nested too deeply')
+
+    def next(self, *types):  # first byte and end of the next element, and its type
+        code, size = struct.unpack_from(f'{self.order}II', self.data, self.at)
+        start, step = self.at + 8, size + -size % 8
+        if code >> 16:
+            size, code, start, step = code >> 16, code & 0xFFFF, self.at + 4, 0
+        if code == _MAT_COMPRESSED:
+            step = size
+        if code not in types or start + size > self.end or (step == 0 and size > 4):
+            raise ValueError(f'byte {self.at} begins no element of type {types[0]}')
+        self.at += 8 + step
+        return start, start + size, code
+
+    def values(self, *types):  # integers of the next element
+        start, end, code = self.next(*types)
+        if (end - start) % _MAT_BYTES[code]:
+            raise ValueError(f'byte {start} begins a number that is cut')
+        kind = {1: 'b', 5: 'i', 6: 'I'}[code]
+        return struct.unpack_from(
+            f'{self.order}{(end - start) // _MAT_BYTES[code]}{kind}', self.data, start
+        )
+
+    def matrix(self):
+        start, end, _ = self.next(_MAT_MATRIX)
+        if start < end:
+            _MatWalk(self.data, self.order, start, end, self.depth + 1).content()
+
+    def content(self):
+        flags, *_ = self.values(6)
+        sizes = self.values(5)
+        kind, count = flags & 0xFF, math.prod(sizes)
+        if min(sizes, default=-1) < 0:
+            raise ValueError('a variable has a negative size')
+        self.next(1)
+        if kind in _MAT_NUMBERS or kind == _MAT_CHAR:
+            for _ in range(2 if flags & 0x800 else 1):
+                self.numbers(count, kind)
+        elif kind in (_MAT_CELL, _MAT_STRUCT):
+            for _ in range(self.fields(count) if kind == _MAT_STRUCT else self.room_for(count)):
+                self.matrix()
+        else:
+            raise ValueError(f'it holds a variable of class {kind}, neither numbers nor text')
+
+    def numbers(self, count, kind):
+        start, end, code = self.next(*_MAT_BYTES)
+        if (end - start) // _MAT_BYTES[code] < count and kind != _MAT_CHAR:
+            raise ValueError(f'byte {start} begins fewer than {count} numbers')
+
+    def fields(self, count):  # of a structure, over all its elements
+        length, *_ = self.values(5)
+        start, end, _ = self.next(1)
+        if length < 1 or (end - start) % length:
+            raise ValueError(f'byte {start} begins no names of fields')
+        return self.room_for((end - start) // length * count)
+
+    def room_for(self, count):
+        if 8 * count > self.end - self.at:
+            raise ValueError(f'{count} elements do not fit into {self.end - self.at} bytes')
+        return count
+
+
+def _check_compressed(walk):
+    start, end, code = walk.next(_MAT_COMPRESSED, _MAT_MATRIX)
+    if code == _MAT_COMPRESSED:
+        packed = zlib.decompressobj()
+        data = packed.decompress(walk.data[start:end], _MAT_LARGEST)
+        _MatWalk(data, walk.order, 0, len(data)).matrix()
+    elif start < end:
+        _MatWalk(walk.data, walk.order, start, end).content()
+
+
+def check_mat(
+    data: bytes,  # Of a MATLAB file
+):
+    "Raise `ValueError` unless scipy can read a MATLAB file of version 5 without harm"
+    major, _ = scipy.io.matlab.matfile_version(io.BytesIO(data))
+    if major != 1:  # an older or newer format, which scipy reads, or refuses, in Python
+        return
+    order = '<' if data[126:128] == b'IM' else '>'
+    walk = _MatWalk(data, order, 128, len(data))
+    try:
+        while walk.at < walk.end:
+            _check_compressed(walk)
+    except struct.error as error:
+        raise ValueError(f'it ends inside an element ({error})') from None
+
 # %% ../nbs/00b_readers.ipynb #2b09646c
 def read_mat(
     path: Path,  # A MATLAB file
@@ -153,7 +255,9 @@ def read_mat(
     if not Path(path).exists():
         raise BadRecording(f'{path}: missing')
     try:
-        content = scipy.io.loadmat(path, variable_names=[key])
+        data = Path(path).read_bytes()
+        check_mat(data)
+        content = scipy.io.loadmat(io.BytesIO(data), variable_names=[key])
     except UNREADABLE as error:
         raise BadRecording(
             f'{path}: not a readable MATLAB file, perhaps truncated ({error})'

@@ -6,12 +6,12 @@
 __all__ = ['JSON_BYTES', 'SEAL_KEYS', 'MODEL_CLASSES', 'NOT_COMPUTED', 'NOT_SEALED', 'RUN_FORMAT', 'RESULT_COLUMNS',
            'LEDGER_COLUMNS', 'LEDGER_PAGE_BYTES', 'in_test', 'set_seed', 'check_params', 'Config', 'injected_params',
            'make_config', 'opened_by_hand', 'quick_size', 'check_range', 'check_positive', 'check_choice',
-           'added_field', 'renamed_field', 'plain_config', 'hash_config', 'processor', 'environment', 'write_bytes',
-           'write_json', 'DamagedFile', 'read_json', 'file_hash', 'write_sealed', 'find_damage', 'read_sealed',
-           'table_text', 'write_table', 'save_tensors', 'load_tensors', 'find_module', 'find_model_class', 'make_model',
-           'write_description', 'read_description', 'save_model', 'load_model', 'repo_root', 'hash_computation',
-           'run_files', 'compare_data', 'Run', 'results_dir', 'results_file', 'published_file', 'result_rows',
-           'write_results', 'read_ledger', 'write_ledger']
+           'added_field', 'renamed_field', 'placed_field', 'plain_config', 'hash_config', 'processor', 'environment',
+           'write_bytes', 'write_json', 'DamagedFile', 'read_json', 'file_hash', 'write_sealed', 'find_damage',
+           'read_sealed', 'table_text', 'write_table', 'save_tensors', 'load_tensors', 'find_module',
+           'find_model_class', 'make_model', 'write_description', 'read_description', 'save_model', 'load_model',
+           'repo_root', 'hash_computation', 'run_files', 'compare_data', 'Run', 'results_dir', 'results_file',
+           'published_file', 'result_rows', 'write_results', 'read_ledger', 'write_ledger']
 
 # %% ../nbs/02c_runs.ipynb #4fa57288
 import ast
@@ -190,6 +190,14 @@ def renamed_field(default, old: str):  # A field of a dataclass
     "A field that was once called `old`, the name under which it is still hashed and saved"
     return field(default=default, metadata={'saved_as': old})
 
+# %% ../nbs/02c_runs.ipynb #7a8fe275
+def placed_field(
+    default,
+    **saved,  # `saved_value=value`: what is saved and hashed in its place; else nothing is
+):  # A field of a dataclass, given by name
+    "A field that says where something is computed, and changes nothing of what is computed"
+    return field(default=default, kw_only=True, metadata={'placed': True, **saved})
+
 # %% ../nbs/02c_runs.ipynb #5b20ca0c
 def plain_config(
     config,  # A dataclass or a dict
@@ -200,6 +208,10 @@ def plain_config(
     values = asdict(config)
     saved = {}
     for f in fields(config):
+        if f.metadata.get('placed'):
+            if 'saved_value' in f.metadata:
+                saved[f.name] = f.metadata['saved_value']
+            continue
         is_as_before = 'older' in f.metadata and values[f.name] == f.metadata['older']
         if not is_as_before:
             saved[f.metadata.get('saved_as', f.name)] = values[f.name]

@@ -75,34 +75,66 @@ ENGINES = {'onnx': _onnx, 'tflite': _tflite}
 PACKAGES = {'onnx': 'onnxruntime', 'tflite': 'ai-edge-litert'}
 
 # %% ../nbs/09d_runtime.ipynb #f00ce493
-NEEDED = [
-    'format',
-    'precision',
-    'file',
-    'sha256',
-    'bytes',
-    'channels',
-    'units',
-    'fs',
-    'samples',
-    'whole',
-    'mean',
-    'std',
-    'classes',
-    'seal',
-]
+_NUMBER = (int, float)
+NEEDED = {  # What bundle.json must say; a list: of that type
+    'format': str,
+    'precision': str,
+    'file': str,
+    'sha256': str,
+    'bytes': int,
+    'channels': [str],
+    'units': [str],
+    'fs': _NUMBER,
+    'samples': int,
+    'whole': bool,
+    'mean': [_NUMBER],
+    'std': [_NUMBER],
+    'classes': [str],
+    'seal': str,
+}
+_MAY_SAY = dict.fromkeys(('window_s', 'stride_s', 'temperature', 'threshold'), _NUMBER)
+_LARGEST = 2**24  # Bytes of bundle.json, and numbers of a window
+
+
+def _fits(value, kind):
+    "Is a value of a type, finite, and not a bool where a number is meant?"
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_fits(v, kind[0]) for v in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, kind) and (isinstance(value, str) or -np.inf < value < np.inf)
+
+
+def _check_types(path, about):
+    for key, kind in (*NEEDED.items(), *_MAY_SAY.items()):
+        left_out = key in _MAY_SAY and key not in about
+        if not left_out and not _fits(about[key], kind):
+            raise BadBundle(f"{path}: '{key}' has a value that it cannot have: {about[key]!r:.80}")
+    channels = about['channels']
+    numbers = about['samples'] * len(channels)
+    if not (0 < numbers <= _LARGEST and about['fs'] > 0):
+        raise BadBundle(f"{path}: 'samples', 'channels' or 'fs' is zero, negative or far too large")
+    if len(set(channels)) < len(channels) or len(set(about['classes'])) < len(about['classes']):
+        raise BadBundle(f'{path}: a channel or class occurs twice')
+    axes = [f'{c[:-5]}_{axis}' for c in channels if c.endswith('_norm') for axis in 'xyz']
+    if missing := [c for c in axes if c not in channels]:
+        raise BadBundle(f'{path}: a magnitude needs the channel {missing[0]}')
+    if Path(about['file']).name != about['file'] or chr(0) in about['file']:
+        raise BadBundle(f"{path}: 'file' must be a name in this folder, got {about['file']!r:.80}")
 
 
 def _read_about(path):
     "What bundle.json says, if it says all that is needed"
     try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f'it is larger than {_LARGEST:,} bytes')
         about = json.loads(path.read_text(encoding='utf8'))
         missing = [k for k in NEEDED if k not in about]
     except OSError:
         raise BadBundle(f"'{path.parent}' is not a bundle: it has no bundle.json") from None
     except (ValueError, TypeError, RecursionError) as e:
         raise BadBundle(f'{path} cannot be read: {e}') from None
-    if missing:
+    if missing or not isinstance(about, dict):
         raise BadBundle(f'{path} lacks {", ".join(missing)}')
     return about
 
@@ -110,6 +142,7 @@ def _read_about(path):
 def _check_about(path, about):
     if seal_bundle(about) != about['seal']:
         raise BadBundle(f'{path} was changed after it was written; export it again')
+    _check_types(path, about)
     if about['format'] not in ENGINES:
         known = ', '.join(ENGINES)
         raise BadBundle(f"{path}: unknown format '{about['format']}', this runtime knows: {known}")
@@ -321,7 +354,7 @@ class StreamResampler:
         rate: float = 0.0,  # Hz of the sensor, see `set_rate`; 0: not faster than `fs`
     ):
         self.channels, self.fs, self.gap = channels, fs, gap_s
-        self.late = self.left_out = self.gaps = self.restarts = 0
+        self.late = self.left_out = self.gaps = self.restarts = self.averaged = 0
         self.set_rate(rate)
         self._begin()
 
@@ -387,6 +420,7 @@ class StreamResampler:
             weights = np.r_[self.weight, weights]
         stamps, which = np.unique(t, return_inverse=True)
         weight = np.bincount(which, weights)
+        self.averaged += len(t) - len(stamps)
         total = np.zeros((len(stamps), x.shape[1]))
         np.add.at(total, which, x * weights[:, None])
         self.newest, self.total, self.weight = stamps[-1], total[-1], weight[-1]
@@ -595,6 +629,7 @@ class StreamingClassifier:
             windows=self.windows,
             left_out=counts.left_out,
             late=counts.late,
+            averaged=counts.averaged,
             gaps=counts.gaps,
             restarts=counts.restarts,
             hz=None if self.rate is None else round(self.rate, 2),
@@ -725,6 +760,17 @@ def _parser(prog):
     return parser
 
 
+def _packets(report):
+    "What to know where most samples share their time stamp; empty elsewhere"
+    if 3 * report['averaged'] < report['samples']:
+        return ''
+    return (
+        f'warning: {report["averaged"]} of {report["samples"]} samples share the time stamp of the '
+        'one before (packets); a stream takes the mean of each packet, where recordings are spread '
+        'evenly: give every sample its own time'
+    )
+
+
 def main(
     args: list[str] | None = None,  # None: those of the command line
     prog: str | None = None,  # Name of the command in its help; None: this file's
@@ -747,6 +793,8 @@ def main(
     except (ValueError, OSError, ImportError, csv.Error) as e:
         sys.exit(f'error: {e}')
     print(', '.join(f'{k} {v}' for k, v in report.items()), file=sys.stderr)
+    if warning := _packets(report):
+        print(warning, file=sys.stderr)
 
 
 if __name__ == '__main__' and 'ipykernel' not in sys.modules and '__file__' in globals():

@@ -6,7 +6,10 @@ RUN is a finished distillation run. Its window slides to random places; each mes
 as the kernel handles one from the browser."""
 
 import argparse
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -82,6 +85,17 @@ def measure(data: ExplorerData) -> list[dict]:
     return rows
 
 
+def first_figure(run) -> float:  # s
+    "From the start of a fresh process to the first figure: imports, data, models, attribution"
+    code = (
+        f'from harkd.explore import AttributionExplorer; e = AttributionExplorer({str(run)!r}); '
+        'assert len(e.shown) == 1, e.message.value'
+    )
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, '-c', code], check=True)
+    return round(time.perf_counter() - begin, 2)
+
+
 def slowest_small_student(rows) -> float:  # ms
     small = [r for r in rows if r['params'] < 100_000 and r['method'] == METHODS[0]]
     return max(r['p95_ms'] for r in small)
@@ -101,6 +115,7 @@ if __name__ == '__main__':
         torch=torch.__version__,
         what="milliseconds from a slider's message to the changed figure, in the kernel",
         small_students_p95_ms=slowest_small_student(rows),
+        first_figure_s={Path(run).name: first_figure(run) for run in args.runs},
         rows=rows,
     )
     path = results_file('bench_explorer.json')

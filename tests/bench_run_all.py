@@ -3,7 +3,9 @@
     python -m tests.bench_run_all [CHAPTER …]      writes nbs/results/benchmarks/run_all.csv
 
 Each chapter gets a fresh kernel in nbs/. The requests carry the id of their cell, as those of
-JupyterLab do, so that a full run takes its quick size. Rows of other chapters stay in the file."""
+JupyterLab do, so that a full run takes its quick size. `load` is how many processes wanted a core
+at the end: where it is far above the number of cores, `seconds` says little and `cpu_s` more. Rows
+of other chapters stay in the file."""
 
 import argparse
 import os
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import psutil
 from jupyter_client.manager import KernelManager
 
 from harkd.runs import processor, results_file, write_table
@@ -71,12 +74,15 @@ def run_chapter(chapter: str) -> dict:
                 break
     finally:
         seconds = time.monotonic() - begin
+        cpu = psutil.Process(manager.provisioner.pid).cpu_times()  # with its ended processes
         client.stop_channels()
         manager.shutdown_kernel(now=True)
     live = any('LiveFigure(' in c.source or 'AttributionExplorer()' in c.source for c in cells)
     return dict(
         chapter=chapter,
         seconds=round(seconds, 1),
+        cpu_s=round(cpu.user + cpu.system + cpu.children_user + cpu.children_system, 1),
+        load=round(os.getloadavg()[0], 1),
         ok=not error,
         widget=('shown' if VIEW in shown else 'MISSING') if live else '',
         slowest_cell=slowest[1],

@@ -1,6 +1,5 @@
 "Comparisons of methods: choice of factors, resuming, the table by hand, and a cluster"
 
-import importlib.util
 from dataclasses import replace
 
 import pandas as pd
@@ -35,24 +34,6 @@ CFG = CompareConfig(
     seeds=1,
     batch_size=64,
 )
-
-
-@pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason="pip install 'harkd[cluster]'")
-def test_ray_gives_the_same_numbers_as_joblib(tmp_path):
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level='ERROR')
-    try:
-        far = compare_methods(replace(CFG, backend='ray'), tmp_path / 'ray').metrics['rows']
-    finally:
-        ray.shutdown()
-    near = compare_methods(replace(CFG, jobs=2), tmp_path / 'joblib').metrics['rows']
-
-    def drop(rows):
-        names = ('config_hash', 'date')
-        return [{k: v for k, v in row.items() if k not in names} for row in rows]
-
-    assert drop(far) == drop(near) and len(near) >= 8
 
 
 TUNED = replace(CFG, methods_list='kd,rkd', factors='1,3', seeds=2, jobs=1)

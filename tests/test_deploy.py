@@ -1,5 +1,6 @@
 "Bundles on machines without harkd, and streams that misbehave"
 
+import io
 import json
 import math
 import os
@@ -29,6 +30,7 @@ from harkd.runtime import (
     seal_bundle,
     stream_csv,
 )
+from harkd.runtime import main as runtime_main
 from harkd.split import BatchLoader, by_subject
 from harkd.student import make_student
 from tests.conftest import ROOT
@@ -159,6 +161,18 @@ def sealed(**new):
         (sealed(classes=[]), 'do not fit together'),
         (sealed(temperature=0.0), 'do not fit together'),
         (sealed(format='pt'), "unknown format 'pt'"),
+        (sealed(format=['onnx']), "'format' has a value that it cannot have"),
+        (sealed(temperature=None), "'temperature' has a value that it cannot have"),
+        (sealed(threshold='high'), "'threshold' has a value that it cannot have"),
+        (sealed(stride_s=float('inf')), "'stride_s' has a value that it cannot have"),
+        (sealed(mean=[0.0, 0.0, '1']), "'mean' has a value that it cannot have"),
+        (sealed(channels='acc'), "'channels' has a value that it cannot have"),
+        (sealed(samples=True), "'samples' has a value that it cannot have"),
+        (sealed(samples=10**9), 'far too large'),
+        (sealed(fs=0), "'fs' is zero"),
+        (sealed(channels=['acc_x', 'acc_x', 'acc_z']), 'occurs twice'),
+        (sealed(channels=['acc_x', 'acc_y', 'acc_norm']), 'needs the channel acc_z'),
+        (sealed(file='../model.onnx'), 'must be a name in this folder'),
         (sealed(classes=['a', 'b']), 'decides between 7 classes, bundle.json names 2'),
         (sealed(samples=7, format='tflite'), 'cannot be opened by its engine'),
         (damage_cut, 'is not the file that bundle.json describes'),
@@ -407,6 +421,24 @@ def test_gaps_jumps_and_an_hour_of_silence(made):
     assert s.push(t, x) != [] and s.report['restarts'] == 1  # the clock jumped back
     again = StreamingClassifier(Bundle(made[0]), threshold=0.0).push(t, x)
     assert [d.window_label for d in first] == [d.window_label for d in again]
+
+
+def test_a_stream_of_packets_counts_what_it_averages_and_its_command_says_so(
+    made, monkeypatch, capsys
+):
+    t, x = spar_stream(6)
+    packets = t[::4].repeat(4)[: len(t)]
+    for stamps, shared in ((t, 0), (packets, len(t) - len(np.unique(packets)))):
+        stream = StreamingClassifier(Bundle(made[0]), threshold=0.0)
+        for i in range(0, len(t), 7):
+            stream.push(stamps[i : i + 7], x[i : i + 7])
+        stream.finish()
+        assert stream.report['averaged'] == shared
+        names = ','.join(['time', *stream.bundle.raw])
+        rows = '\n'.join(','.join(map(str, row)) for row in np.c_[stamps, x])
+        monkeypatch.setattr('sys.stdin', io.StringIO(f'{names}\n{rows}\n'))
+        runtime_main([str(made[0])])
+        assert ('share the time stamp' in capsys.readouterr().err) == (shared > 0)
 
 
 def test_nothing_of_before_a_gap_is_smoothed_into_what_follows(made):

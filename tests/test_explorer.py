@@ -611,6 +611,8 @@ def test_nan_in_the_recordings_is_a_message(data):
 
 def test_cut_windows_slide_over_the_whole_recording(spar_data):
     explorer = AttributionExplorer(data=spar_data)
+    hidden = {k for k, c in explorer.controls.items() if c.layout.display == 'none'}
+    assert hidden == {'share'}  # and not the sliders beside it
     explorer.controls['start'].value = 3.02
     assert explorer.views[0].time[0] == pytest.approx(3.02)
     assert explorer.views[0].rows == ('acc_x', 'acc_y', 'acc_z')

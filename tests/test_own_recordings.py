@@ -198,7 +198,9 @@ def test_marks_are_kept_beside_the_run_and_shown_again(run, tmp_path):
     assert (shapes[-1].x0, shapes[-1].x1) == (mark.start, mark.stop)
     again = AttributionExplorer(run)  # the run is still undamaged
     assert again.message.value == '' and again.controls['marks'].value == mark
+    assert 'slow part, ' in again.controls['marks'].label
     again.controls['forget'].click()
+    assert again.controls['marks'].label == 'no marks in this recording'
     assert read_marks(run / 'marks') == [] and again.controls['marks'].disabled
     assert len(again.figures[0].layout.shapes) == 5
 

@@ -1,7 +1,10 @@
 "Readers of published data sets: what is read, and which file an error names (chapter 00b)"
 
+import io
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import scipy.io
 from harkd.data import DATASETS, BadRecording, Span, dataset_card, load_dataset
 from harkd.readers import (
     G,
+    check_mat,
     have_data,
     label_spans,
     mmfit_spans,
@@ -128,6 +132,42 @@ def test_a_truncated_file_is_named(tiny_utd):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(BadRecording, match=f'{INERTIAL}: not a readable MATLAB file'):
         read_utd_mhad(tiny_utd)
+
+
+FLIP_EACH_BYTE = """
+import sys
+from pathlib import Path
+from harkd.data import BadRecording
+from harkd.readers import read_mat
+path, whole = Path(sys.argv[1]), Path(sys.argv[1]).read_bytes()
+for at in range(124, len(whole)):
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1:])
+    try:
+        read_mat(path, sys.argv[2], 2)
+    except BadRecording as error:
+        assert path.name in str(error)
+"""
+
+
+@pytest.mark.parametrize('compressed', [False, True])
+def test_no_flipped_byte_of_a_matlab_file_ends_the_process(tmp_path, compressed):
+    "scipy alone ends with a segmentation fault on some of them"
+    cells = np.array([[{'q': np.eye(2)}, 'walk']], object)
+    content = {'x': np.ones((2, 3)), 'c': cells, 'z': np.array([[1 + 2j]])}
+    path = tmp_path / 'damaged.mat'
+    scipy.io.savemat(path, content, do_compression=compressed)
+    command = [sys.executable, '-c', FLIP_EACH_BYTE, str(path), 'c']
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-500:]
+
+
+def test_matlab_files_of_all_kinds_are_let_through(tmp_path):
+    kinds = [[1, 2], {'x': 1, 'y': 'abc'}, 1j * np.eye(2), np.array([True]), np.zeros((0, 0))]
+    for value in (*kinds, ['ab', 'cde'], np.array([[{'q': 1}, 'x']], object)):
+        for compressed in (False, True):
+            file = io.BytesIO()
+            scipy.io.savemat(file, {'v': value}, do_compression=compressed)
+            check_mat(file.getvalue())
 
 
 def test_missing_files_are_named(tiny_utd):
