@@ -296,6 +296,16 @@ def _more_calibration(trained):
     return torch.cat([trained.calibration, *(batch.x[name] for batch in copies)])
 
 
+_CLIP = 0.9995  # Share of the values of training windows that calibrate unclipped
+
+
+def _clipped(calibration):
+    "Windows with their few largest values clipped: they would widen the ranges of all the others"
+    size = calibration.abs().flatten().numpy()
+    limit = float(np.quantile(size, _CLIP))
+    return calibration.clamp(-limit, limit)
+
+
 def export_attempts(
     trained: TrainedModel,
     precision: str,  # One of `LIMITS`
@@ -309,8 +319,11 @@ def export_attempts(
     if precision == 'int8':
         more = _more_calibration(trained)
         yield ExportAttempt('more calibration windows', model, more, precision)
+    clipped = _clipped(calibration)
+    if precision == 'int8':
+        yield ExportAttempt('clipped calibration windows', model, clipped, precision)
     adapted = adapt_to_int8(model, trained.loader, progress=progress)
-    yield ExportAttempt('quantisation-aware passes', adapted, calibration, precision)
+    yield ExportAttempt('quantisation-aware passes', adapted, clipped, precision)
     yield ExportAttempt('fp16', model, calibration, 'fp16')
 
 # %% ../nbs/09f_formats.ipynb #4252c7c3
@@ -483,7 +496,10 @@ def _replace_folder(folder, files):
         shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/09f_formats.ipynb #65efe4d5
-_WAYS = 'more calibration windows, quantisation-aware passes (chapter 02g), fp16'
+_WAYS = (
+    'more calibration windows, clipped calibration windows, quantisation-aware passes '
+    '(chapter 02g), fp16'
+)
 
 
 def _accepted(trained, format, precision, until_accepted, c, log):

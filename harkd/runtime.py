@@ -354,7 +354,7 @@ class StreamResampler:
         rate: float = 0.0,  # Hz of the sensor, see `set_rate`; 0: not faster than `fs`
     ):
         self.channels, self.fs, self.gap = channels, fs, gap_s
-        self.late = self.left_out = self.gaps = self.restarts = 0
+        self.late = self.left_out = self.gaps = self.restarts = self.averaged = 0
         self.set_rate(rate)
         self._begin()
 
@@ -420,6 +420,7 @@ class StreamResampler:
             weights = np.r_[self.weight, weights]
         stamps, which = np.unique(t, return_inverse=True)
         weight = np.bincount(which, weights)
+        self.averaged += len(t) - len(stamps)
         total = np.zeros((len(stamps), x.shape[1]))
         np.add.at(total, which, x * weights[:, None])
         self.newest, self.total, self.weight = stamps[-1], total[-1], weight[-1]
@@ -628,6 +629,7 @@ class StreamingClassifier:
             windows=self.windows,
             left_out=counts.left_out,
             late=counts.late,
+            averaged=counts.averaged,
             gaps=counts.gaps,
             restarts=counts.restarts,
             hz=None if self.rate is None else round(self.rate, 2),
@@ -758,6 +760,17 @@ def _parser(prog):
     return parser
 
 
+def _packets(report):
+    "What to know where most samples share their time stamp; empty elsewhere"
+    if 3 * report['averaged'] < report['samples']:
+        return ''
+    return (
+        f'warning: {report["averaged"]} of {report["samples"]} samples share the time stamp of the '
+        'one before (packets); a stream takes the mean of each packet, where recordings are spread '
+        'evenly: give every sample its own time'
+    )
+
+
 def main(
     args: list[str] | None = None,  # None: those of the command line
     prog: str | None = None,  # Name of the command in its help; None: this file's
@@ -780,6 +793,8 @@ def main(
     except (ValueError, OSError, ImportError, csv.Error) as e:
         sys.exit(f'error: {e}')
     print(', '.join(f'{k} {v}' for k, v in report.items()), file=sys.stderr)
+    if warning := _packets(report):
+        print(warning, file=sys.stderr)
 
 
 if __name__ == '__main__' and 'ipykernel' not in sys.modules and '__file__' in globals():

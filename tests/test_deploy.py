@@ -1,5 +1,6 @@
 "Bundles on machines without harkd, and streams that misbehave"
 
+import io
 import json
 import math
 import os
@@ -29,6 +30,7 @@ from harkd.runtime import (
     seal_bundle,
     stream_csv,
 )
+from harkd.runtime import main as runtime_main
 from harkd.split import BatchLoader, by_subject
 from harkd.student import make_student
 from tests.conftest import ROOT
@@ -419,6 +421,24 @@ def test_gaps_jumps_and_an_hour_of_silence(made):
     assert s.push(t, x) != [] and s.report['restarts'] == 1  # the clock jumped back
     again = StreamingClassifier(Bundle(made[0]), threshold=0.0).push(t, x)
     assert [d.window_label for d in first] == [d.window_label for d in again]
+
+
+def test_a_stream_of_packets_counts_what_it_averages_and_its_command_says_so(
+    made, monkeypatch, capsys
+):
+    t, x = spar_stream(6)
+    packets = t[::4].repeat(4)[: len(t)]
+    for stamps, shared in ((t, 0), (packets, len(t) - len(np.unique(packets)))):
+        stream = StreamingClassifier(Bundle(made[0]), threshold=0.0)
+        for i in range(0, len(t), 7):
+            stream.push(stamps[i : i + 7], x[i : i + 7])
+        stream.finish()
+        assert stream.report['averaged'] == shared
+        names = ','.join(['time', *stream.bundle.raw])
+        rows = '\n'.join(','.join(map(str, row)) for row in np.c_[stamps, x])
+        monkeypatch.setattr('sys.stdin', io.StringIO(f'{names}\n{rows}\n'))
+        runtime_main([str(made[0])])
+        assert ('share the time stamp' in capsys.readouterr().err) == (shared > 0)
 
 
 def test_nothing_of_before_a_gap_is_smoothed_into_what_follows(made):
