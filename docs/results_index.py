@@ -77,6 +77,18 @@ WITHOUT_RECIPE = {
         'studies damaged at random: what a user sees',
         '`python -m tests.fuzz_own_data`',
     ),
+    'mutation.json': (
+        'changes of one place of the package at random, and whether a test noticed',
+        '`python -m tests.mutate`',
+    ),
+    'fuzz_stream.json': (
+        'streams of damaged CSV and of arrays of any kind: what a caller sees',
+        '`python -m tests.fuzz_bundles stream`',
+    ),
+    'bench_loader.json': (
+        'a million windows: memory, normaliser, order of an epoch, share of a training step',
+        '`python -m tests.bench_loader`',
+    ),
     'bench_video.json': (
         'Gramian images a second, against loops and pyts; frames of 10,000 clips in flat memory',
         '`python -m tests.bench_video`',
