@@ -57,6 +57,10 @@ WITHOUT_RECIPE = {
         'the same against MiniRocket, over subjects',
         '`python -m tests.bench_default`',
     ),
+    'recipe_choice.csv': (
+        'a change of the default recipe, tried inside training subjects only',
+        '`python -m tests.bench_recipe`',
+    ),
     'bench_first_step.json': (
         'seconds from `harkd run distill` to its first training step',
         '`python -m tests.bench_first_step`',
