@@ -57,6 +57,10 @@ WITHOUT_RECIPE = {
         'the same against MiniRocket, over subjects',
         '`python -m tests.bench_default`',
     ),
+    'recipe_choice.csv': (
+        'a change of the default recipe, tried inside training subjects only',
+        '`python -m tests.bench_recipe`',
+    ),
     'bench_first_step.json': (
         'seconds from `harkd run distill` to its first training step',
         '`python -m tests.bench_first_step`',
@@ -72,6 +76,22 @@ WITHOUT_RECIPE = {
     'fuzz_own_data.json': (
         'studies damaged at random: what a user sees',
         '`python -m tests.fuzz_own_data`',
+    ),
+    'mutation.json': (
+        'changes of one place of the package at random, and whether a test noticed',
+        '`python -m tests.mutate`',
+    ),
+    'fuzz_stream.json': (
+        'streams of damaged CSV and of arrays of any kind: what a caller sees',
+        '`python -m tests.fuzz_bundles stream`',
+    ),
+    'bench_loader.json': (
+        'a million windows: memory, normaliser, order of an epoch, share of a training step',
+        '`python -m tests.bench_loader`',
+    ),
+    'kill_runs.json': (
+        'runs, exports and writes of the ledger, killed at random moments and resumed',
+        '`python -m tests.kill_runs`',
     ),
     'bench_video.json': (
         'Gramian images a second, against loops and pyts; frames of 10,000 clips in flat memory',

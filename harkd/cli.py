@@ -22,6 +22,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 import threading
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from filelock import FileLock, Timeout
 
 # %% ../nbs/09a_cli.ipynb #19b7115d
 def notebooks_dir() -> Path:  # In a checkout, or where an installed copy keeps them
@@ -299,9 +301,10 @@ def _kernel_options(folder):
     return {'config': Config({'KernelManager': {'transport': 'ipc', 'ip': address}})}
 
 # %% ../nbs/09a_cli.ipynb #5d0c1a02
-def _import_all(modules):  # in another process
+def _import_all(modules, parent):  # in another process
     for module in modules:
         importlib.import_module(module)
+    importlib.import_module('harkd.experiment').end_with(parent)
 
 
 def prepare_kernel(
@@ -313,7 +316,7 @@ def prepare_kernel(
     if jobs > 1:
         from joblib import Parallel, delayed
 
-        tasks = [delayed(_import_all)(modules)] * jobs
+        tasks = [delayed(_import_all)(modules, os.getpid())] * jobs
         threading.Thread(target=Parallel(jobs), args=(tasks,), daemon=True).start()
     importlib.import_module(modules[0])
 
@@ -334,6 +337,7 @@ def _kernel(folder, module, jobs):
     from jupyter_core.utils import run_sync
 
     manager = AsyncKernelManager(kernel_name='python3', **_kernel_options(folder))
+    manager.connection_file = f'{folder}/kernel.json'  # goes with the folder
     first = f'from harkd.cli import prepare_kernel; prepare_kernel({module!r}, {jobs})'
     options = [f'--IPKernelApp.exec_lines={first}', '--HistoryManager.hist_file=:memory:']
     run_sync(manager.start_kernel)(extra_arguments=options, cwd=str(Path.cwd()))
@@ -358,6 +362,13 @@ def _papermill():
     return papermill
 
 # %% ../nbs/09a_cli.ipynb #7bc9009e
+def _remove_abandoned():
+    "Remove the temporary folders of runs that were killed: nobody holds their locks"
+    for lock in Path(tempfile.gettempdir()).glob('harkd-*/lock'):
+        with contextlib.suppress(Timeout, OSError), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.parent)
+
+
 def _printed(notebook):
     "What the cells after the configuration printed or returned, as text"
     code = [c for c in notebook.cells if c.cell_type == 'code']
@@ -382,7 +393,11 @@ def execute(
     path = runnable()[chapter]
     output = Path(output or Path.cwd() / 'runs' / f'{chapter}-{_next_number(chapter):03d}.ipynb')
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='harkd-') as folder:
+    _remove_abandoned()
+    with (
+        tempfile.TemporaryDirectory(prefix='harkd-') as folder,
+        FileLock(f'{folder}/lock'),
+    ):
         source = Path(folder) / path.name
         progress = os.environ.get('HARKD_PROGRESS', f'{folder}/progress')
         module, jobs = _module(_read_cells(path)), _worker_count(path, params)

@@ -357,7 +357,7 @@ def score_predictions(
     for folder in sorted(run.path.glob('fold*_seed*')):
         tensors = load_tensors(folder / 'scores.safetensors')[0]
         ids = tensors['ids'].numpy()
-        for row in read_json(folder / 'rows.json'):
+        for row in read_sealed(folder / 'rows.json'):
             method = row.get('method', '')
             facts = {k: row[k] for k in ('dataset', 'arm', 'seed', 'fold', 'config_hash')}
             facts['model'] = ' '.join(part for part in (name, row['model'], method) if part)

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['AUGMENT_FIELDS', 'SPLITS', 'RETRIES', 'COSTS', 'TaskConfig', 'DataConfig', 'FitConfig', 'experiment_inputs',
-           'experiment_windows', 'experiment_splits', 'model_metadata', 'load_or_train', 'run_tasks', 'evaluated_part',
-           'result_facts', 'per_seed', 'summarise']
+           'experiment_windows', 'experiment_splits', 'model_metadata', 'load_or_train', 'end_with', 'run_tasks',
+           'evaluated_part', 'result_facts', 'per_seed', 'summarise']
 
 # %% ../nbs/02f_experiment.ipynb #7ef979ac
 import os
 import socket
+import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -374,6 +376,21 @@ def load_or_train(
     checkpoint.unlink(missing_ok=True)
     return model
 
+# %% ../nbs/02f_experiment.ipynb #b50e7296
+def end_with(
+    parent: int,  # Number of the process that started this one
+):
+    "End this process soon after its parent was killed; joblib's workers would wait for minutes"
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    running = [thread.name for thread in threading.enumerate()]
+    if os.getpid() != parent and 'end_with' not in running:
+        threading.Thread(target=watch, name='end_with', daemon=True).start()
+
 # %% ../nbs/02f_experiment.ipynb #6ca67101
 def _one_thread(f, args):
     before = torch.get_num_threads()
@@ -384,11 +401,17 @@ def _one_thread(f, args):
         torch.set_num_threads(before)
 
 
+def _in_worker(parent, f, args):
+    end_with(parent)
+    return _one_thread(f, args)
+
+
 def _joblib_tasks(f, tasks, jobs):  # results one by one, in order
     jobs = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
     if jobs == 1:
         return (_one_thread(f, t) for t in tasks)
-    return Parallel(jobs, return_as='generator')(delayed(_one_thread)(f, t) for t in tasks)
+    calls = (delayed(_in_worker)(os.getpid(), f, t) for t in tasks)
+    return Parallel(jobs, return_as='generator')(calls)
 
 
 def _start_ray(ray, jobs):  # True if it was not running

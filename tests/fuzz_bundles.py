@@ -102,7 +102,7 @@ def csv_of(names, n, rng):
 def stream_of_text(bundle, folder, rng):
     lines = csv_of(bundle.raw, int(rng.integers(1, 600)), rng)
     for _ in range(int(rng.integers(0, 4))):
-        lines = damage_lines(lines, rng)
+        lines = damage_lines(lines, rng) or ['']
     text = '\n'.join(lines)
     if rng.random() < 0.3:
         text = damage_bytes(text.encode(), rng).decode(errors='replace')

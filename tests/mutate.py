@@ -25,6 +25,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -100,11 +101,15 @@ def in_child(work, folder, log, cpu_s):
     "Exit status of `work()` in a child with a limit, or 'timeout'"
     pid = os.fork()
     if not pid:
-        code = 1
+        code = BROKEN
         try:
             enter(folder, log, int(cpu_s))
             code = work()
+        except BaseException:  # no test failed, this tool did
+            traceback.print_exc()
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
     end = time.monotonic() + 6 * cpu_s
     while time.monotonic() < end:
@@ -245,6 +250,7 @@ def copied(k):
     return folder
 
 
+BROKEN = 99  # exit status of a child in which this tool failed
 COMPANIONS = {  # tests of a module that are named after its subject
     'sessions': 'test_own_data',
     'clocks': 'test_own_data',
@@ -390,6 +396,7 @@ def try_mutation(folder, mutation, coverage, budget, out):
             code = in_child(work, folder, log, PATIENCE * seconds + GRACE)
             if code == 0:
                 continue
+            assert code != BROKEN, log.read_text()
             by = who_failed(log, name) or name
             restore(folder, mutation, chapter)
             if code != 'timeout' and fails_anyway(folder, who_failed(log, name), log):
@@ -414,13 +421,14 @@ def rows_file(seed):
     return WORK / f'draw_{seed}.jsonl'
 
 
-def read_rows(seed):
-    "The newest row of each mutation of a draw"
+def read_rows(seed, first=False):
+    "The newest row of each mutation of a draw, or the first"
     rows = {}
     if rows_file(seed).exists():
         for line in rows_file(seed).read_text().splitlines():
             row = json.loads(line)
-            rows[of_row(row).key] = row
+            if not (first and of_row(row).key in rows):
+                rows[of_row(row).key] = row
     return rows
 
 
@@ -486,25 +494,29 @@ def equivalents():
     }
 
 
+NOTICED = ('killed', 'timeout')
+
+
+def share(rows, known):
+    "Of the mutations that could be noticed, those that were"
+    judged = [r['verdict'] in NOTICED for k, r in rows.items() if k not in known]
+    return round(sum(judged) / max(len(judged), 1), 4)
+
+
 def summary(seed, known):
-    "Counts and survivors of a draw"
-    rows = read_rows(seed)
-    verdicts = Counter(
-        'equivalent' if k in known and r['verdict'] == 'survived' else r['verdict']
-        for k, r in rows.items()
-    )
-    judged = len(rows) - verdicts['equivalent'] - verdicts['gone']
-    noticed = verdicts['killed'] + verdicts['timeout']
-    survivors = [
-        of_row(r) for k, r in rows.items() if r['verdict'] == 'survived' and k not in known
-    ]
+    "Counts and survivors of a draw; `score_at_first`: before tests were added for survivors"
+    rows = {k: r for k, r in read_rows(seed).items() if r['verdict'] != 'gone'}
+    verdicts = Counter('equivalent' if k in known else r['verdict'] for k, r in rows.items())
+    left = [of_row(r) for k, r in rows.items() if r['verdict'] == 'survived' and k not in known]
     return dict(
         seed=seed,
-        drawn=len(rows),
-        **{k: verdicts[k] for k in ('killed', 'timeout', 'survived', 'equivalent', 'gone')},
-        score=round(noticed / max(judged, 1), 4),
+        drawn=len(drawn(seed, 10**6)),
+        tried=len(rows),
+        **{k: verdicts[k] for k in ('killed', 'timeout', 'survived', 'equivalent')},
+        score=share(rows, known),
+        score_at_first=share({k: r for k, r in read_rows(seed, True).items() if k in rows}, known),
         cpu_minutes=round(sum(r['cpu_s'] for r in rows.values()) / 60, 1),
-        survivors=[f'{m.module}:{m.function} {m.kind}: {m.before} -> {m.after}' for m in survivors],
+        survivors=[f'{m.module}:{m.function} {m.kind}: {m.before} -> {m.after}' for m in left],
     )
 
 

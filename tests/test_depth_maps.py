@@ -1,9 +1,12 @@
 "Projections, motion maps, grid series and their scores (chapter 04g)"
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from harkd.depth_maps import (
+    DepthConfig,
     average_scores,
     body_box,
     depth_grid,
@@ -12,6 +15,7 @@ from harkd.depth_maps import (
     project_depth,
     render_depth,
     ridge_scores,
+    run_depth,
 )
 
 
@@ -104,3 +108,23 @@ def test_the_nearer_ball_hides_the_farther():
 def test_one_frame_has_no_motion():
     with pytest.raises(ValueError, match='at least 2 frames, got 1'):
         motion_maps(moving_block(t=1))
+
+
+@pytest.mark.parametrize('results', ['', 'mine'])
+def test_rows_of_a_run_become_the_table_that_was_named(results, tmp_path, monkeypatch):
+    "Motion maps have no seed: they count once"
+    rows = [
+        dict(seed=seed, model=model, accuracy=0.5)
+        for seed in (0, 1)
+        for model in ('motion_maps', 'grid_rocket')
+    ]
+    written, features = {}, SimpleNamespace(hash='h')
+    windows = SimpleNamespace(record={})
+    monkeypatch.setattr('harkd.depth_maps.depth_windows', lambda cfg: ([], windows))
+    monkeypatch.setattr('harkd.depth_maps.experiment_splits', lambda cfg, windows: [])
+    monkeypatch.setattr('harkd.depth_maps.depth_features', lambda *args: features)
+    monkeypatch.setattr('harkd.depth_maps.run_tasks', lambda *args: [rows[:2], rows[2:]])
+    monkeypatch.setattr('harkd.depth_maps.write_results', lambda name, r: written.update({name: r}))
+    run = run_depth(DepthConfig(results=results), tmp_path / 'run')
+    kept = [rows[0], rows[1], rows[3]]
+    assert run.metrics['rows'] == kept and written == ({'mine': kept} if results else {})

@@ -1,6 +1,10 @@
 "Configurations, windows, folds, training once, parallel tasks, tables"
 
 import importlib
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,3 +222,33 @@ def test_the_rows_of_a_run_become_the_table_that_was_named(module, results, tmp_
     assert written == ({'mine': rows} if results else {})
     assert run.finished and run.metrics['rows'] == rows
     assert (run.path / 'results.csv').exists()
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    "A killed run leaves no processes that wait for work"
+    code = (
+        'import os, pathlib, sys, time\n'
+        'from harkd.experiment import run_tasks\n'
+        'from tests.test_experiment import leave_pid\n'
+        'run_tasks(leave_pid, [(sys.argv[1], k) for k in range(2)], jobs=2)\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, '-c', code, str(tmp_path)], cwd=Path(__file__).parent.parent
+    )
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2, 60)
+    process.kill()
+    process.wait()
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert wait_for(lambda: not any(Path(f'/proc/{pid}').exists() for pid in pids), 10)
+
+
+def leave_pid(folder, k):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def wait_for(found, seconds):
+    end = time.monotonic() + seconds
+    while not found() and time.monotonic() < end:
+        time.sleep(0.1)
+    return found()

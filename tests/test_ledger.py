@@ -13,6 +13,7 @@ from harkd import evaluate as evaluate_module
 from harkd.baselines import BaselineConfig
 from harkd.compare import CompareConfig
 from harkd.corruptions import CorruptionConfig, run_corruptions
+from harkd.cost import count_macs
 from harkd.depth_maps import DepthConfig
 from harkd.depth_networks import DepthNetConfig
 from harkd.distill import distill, open_run, run_distill, run_fold
@@ -295,10 +296,12 @@ def video_rows(study, folder, patch):
 
 
 def replace_batch(windows):
-    clip = SimpleNamespace(x={'video': None})
-    return SimpleNamespace(
-        card=windows.card, hash=windows.hash, y=windows.y, batch=lambda ids: clip
-    )
+    def one_clip(ids):  # operations are counted for one window
+        assert len(ids) == 1
+        return SimpleNamespace(x={'video': None})
+
+    facts = dict(card=windows.card, hash=windows.hash, y=windows.y)
+    return SimpleNamespace(**facts, batch=one_clip)
 
 
 def score_rows(study, folder, patch):
@@ -306,7 +309,9 @@ def score_rows(study, folder, patch):
     patch.setattr('harkd.distill_scores.saved_teacher', lambda *args: None)
     patch.setattr('harkd.distill_scores._train_arm', lambda *args: student)
     cfg = ScoreDistillConfig(final=True, loss='', student_inputs='wrist')
-    return distill_scores.score_rows(cfg, folder, split, 0)
+    rows = distill_scores.score_rows(cfg, folder, split, 0)
+    assert rows[0]['macs'] == count_macs(student, windows.batch([0]).x['wrist'])
+    return rows
 
 
 def depth_rows(study, folder, patch):

@@ -23,6 +23,7 @@ from harkd.runs import (
     check_params,
     check_positive,
     check_range,
+    compare_data,
     environment,
     find_model_class,
     find_module,
@@ -386,3 +387,13 @@ def test_the_ledger_is_only_appended_to_and_full_pages_stay():
     assert (results_dir() / 'ledger_001.csv').read_bytes() == full
     assert read_ledger().seed.tolist() == [str(s) for s in range(5002)]
     assert pd.read_csv(page).seed.tolist() == [5000, 5001]
+
+
+@pytest.mark.parametrize(
+    'earlier, now, says',
+    [('a', 'a', ''), ('a', 'b', '(a, now b)'), ('', 'b', ''), ('a', '', ''), ('', '', '')],
+)
+def test_data_differ_where_both_hashes_are_known_and_differ(earlier, now, says):
+    assert compare_data({'data_hash': earlier} if earlier else {}, now) == says
+    record = {'hash': 'r'}
+    assert compare_data({'data_hash': earlier, 'data_record': record}, now, record) == ''

@@ -221,3 +221,16 @@ def test_seeds_of_nearby_steps_are_distinct():
     assert (
         len({step_seed(a, b, c) for a in range(10) for b in range(10) for c in range(10)}) == 1000
     )
+
+
+def test_statistics_of_many_windows_stream(monkeypatch):
+    "A part of the windows at a time gives the same normaliser"
+    windows = cut_windows(synth_dataset(3, 4), ('imu', 'skeleton'))
+    ids = np.arange(len(windows))
+    at_once = Normalizer.fit(windows, ids)
+    monkeypatch.setattr('harkd.preprocess._AT_ONCE', 64)
+    streamed = Normalizer.fit(windows, ids)
+    assert streamed.fitted_on == at_once.fitted_on
+    for name in at_once.mean:
+        np.testing.assert_allclose(streamed.mean[name], at_once.mean[name], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(streamed.std[name], at_once.std[name], rtol=1e-9)

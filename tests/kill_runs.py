@@ -1,0 +1,214 @@
+"""Kill runs, exports and writes of the ledger at random moments, and resume them.
+
+    python -m tests.kill_runs --run 60 --export 12 --ledger 30
+                                      writes nbs/results/benchmarks/kill_runs.json
+
+A small run of `harkd run distill` with two jobs is made undisturbed. Then the same command is
+started again and again; each start is killed with SIGKILL at a moment drawn evenly over the length
+of an undisturbed run, and the next one resumes, until a run is complete. Complete runs must have
+the same bytes (all but measured latencies), no temporary files and no process that outlives its
+parent by more than some seconds. Exports and writes of the ledger are killed in the same way."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from harkd.runs import file_hash, processor, results_dir, write_json
+
+MARK = 'HARKD_KILLED'
+PARAMS = {
+    **dict(dataset='synth', student='conv_8k', epochs=3, teacher_epochs=2, folds=2, seeds=2),
+    **dict(jobs=2, batch_size=16, baseline=''),
+}
+RUN = [sys.executable, '-c', 'from harkd.cli import main; main()', 'run', 'distill']
+EXPORT = """
+import sys
+from harkd.formats import export
+export(sys.argv[1], sys.argv[2], fold=0)
+"""
+LEDGER = """
+import sys
+from harkd.runs import write_ledger
+for k in range(400):
+    row = dict(experiment='kill', dataset='d', protocol='p', fold='1', model='m', seed=k, n=1)
+    write_ledger([row | dict(accuracy=0.5, config_hash='c', data_hash='d')])
+"""
+GRACE_S = 30  # Seconds in which the children of a killed command must end
+
+
+def ours(token):
+    "Processes whose environment has our mark"
+    found = []
+    for path in Path('/proc').glob('[0-9]*/environ'):
+        try:
+            if f'{MARK}={token}'.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            pass
+    return [pid for pid in found if pid != os.getpid() and state(pid) not in 'ZX']
+
+
+def state(pid):
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+    except OSError:
+        return 'X'
+
+
+class Killer:
+    "Starts commands, kills them, and waits for what they started"
+
+    def __init__(self, root):
+        self.root, self.token = root, root.name
+        self.temporary = root / 'tmp'
+        self.temporary.mkdir()
+        self.orphans, self.slowest = [], 0.0
+        env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
+        results = root / 'results'
+        self.env = env | {MARK: self.token, 'TMPDIR': str(self.temporary)}
+        self.env |= {'HARKD_RESULTS': str(results), 'JUPYTER_RUNTIME_DIR': str(root / 'jupyter')}
+
+    def start(self, command, after=None):
+        "Run a command; killed after some seconds, if it still runs. Was it complete?"
+        with open(self.root / 'log', 'ab') as log:
+            where = dict(env=self.env, cwd=self.root, stdout=log, stderr=log)
+            process = subprocess.Popen(command, **where)
+        try:
+            code = process.wait(after)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            code = None
+        if code:
+            raise RuntimeError((self.root / 'log').read_text()[-3000:])
+        self.wait_for_children()
+        return code == 0
+
+    def wait_for_children(self):
+        begin = time.monotonic()
+        while left := ours(self.token):
+            if time.monotonic() - begin > GRACE_S:
+                self.orphans += [Path(f'/proc/{pid}/cmdline').read_text()[:200] for pid in left]
+                for pid in left:
+                    os.kill(pid, signal.SIGKILL)
+                break
+            time.sleep(0.1)
+        self.slowest = max(self.slowest, time.monotonic() - begin)
+
+
+def content(folder):
+    "What a folder holds: hashes of files, and metrics without what a clock measured"
+    found = {}
+    for path in sorted(p for p in folder.rglob('*') if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name == 'metrics.json':
+            rows = json.loads(path.read_text())['rows']
+            keep = [{k: v for k, v in r.items() if 'latency' not in k} for r in rows]
+            found[name] = json.dumps(keep)
+        elif name in ('results.csv', 'files.json'):  # have the latencies, or their hashes
+            found[name] = 'there'
+        else:
+            found[name] = file_hash(path)
+    return found
+
+
+def differences(expected, found):
+    names = sorted(set(expected) | set(found))
+    return [n for n in names if expected.get(n) != found.get(n)]
+
+
+def killed_until_complete(killer, command, folder, seconds, expected, kills, rng, prepare=None):
+    "Kill a command at `kills` moments, and compare whatever was completed"
+    done, moments, wrong, complete = 0, [], [], 0
+    while done < kills:
+        if prepare:
+            prepare()
+        moment = float(rng.uniform(0, seconds))
+        finished = killer.start(command, moment if done < kills else None)
+        done += not finished
+        moments += [] if finished else [round(moment, 2)]
+        if finished or done == kills:
+            if not finished:
+                killer.start(command)
+            complete += 1
+            print(f'{done} kills, {complete} completed', flush=True)
+            wrong += differences(expected, content(folder))
+            shutil.rmtree(folder)
+    return {'kills': done, 'completed': complete, 'differ': wrong, 'moments_s': sorted(moments)}
+
+
+def kill_runs(killer, kills, rng):
+    folder = killer.root / 'run'
+    params = [x for k, v in PARAMS.items() for x in ('-p', k, str(v))]
+    command = [*RUN, *params, '-p', 'run', str(folder)]
+    begin = time.monotonic()
+    killer.start(command)
+    seconds = time.monotonic() - begin
+    expected = content(folder)
+    shutil.copytree(folder, killer.root / 'kept')
+    shutil.rmtree(folder)
+    found = killed_until_complete(killer, command, folder, seconds, expected, kills, rng)
+    return found | {'undisturbed_s': round(seconds, 1), 'files': len(expected)}
+
+
+def kill_exports(killer, kills, rng):
+    run, folder = killer.root / 'kept', killer.root / 'bundle'
+    command = [sys.executable, '-c', EXPORT, str(run), str(folder)]
+    begin = time.monotonic()
+    killer.start(command)
+    seconds = time.monotonic() - begin
+    expected = content(folder)
+    shutil.rmtree(folder)
+    found = killed_until_complete(killer, command, folder, seconds, expected, kills, rng)
+    left = [p.name for p in killer.root.iterdir() if p.name.startswith('.')]
+    return found | {'undisturbed_s': round(seconds, 1), 'left_beside': left}
+
+
+def kill_ledgers(killer, kills, rng):
+    folder = killer.root / 'results'
+    command = [sys.executable, '-c', LEDGER]
+    shutil.rmtree(folder, ignore_errors=True)
+    begin = time.monotonic()
+    killer.start(command)
+    seconds = time.monotonic() - begin
+    expected = content(folder)
+    shutil.rmtree(folder)
+    found = killed_until_complete(killer, command, folder, seconds, expected, kills, rng)
+    return found | {'undisturbed_s': round(seconds, 1)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    for what in ('run', 'export', 'ledger'):
+        parser.add_argument(f'--{what}', type=int, default=60 if what == 'run' else 20)
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    root = Path(tempfile.mkdtemp(prefix='kill_runs'))
+    killer, rng = Killer(root), np.random.default_rng(args.seed)
+    found = {'device': processor(), 'seed': args.seed, 'parameters': PARAMS}
+    path = results_dir() / 'benchmarks' / 'kill_runs.json'
+    jobs = {'run': kill_runs, 'export': kill_exports, 'ledger': kill_ledgers}
+    for what, f in jobs.items():
+        found[what] = f(killer, getattr(args, what), rng)
+        found['orphans'] = killer.orphans
+        found['children_ended_after_s'] = round(killer.slowest, 1)
+        found['left_in_tmp'] = sorted(p.name for p in killer.temporary.iterdir())
+        write_json(path, found)
+        print(what, {k: v for k, v in found[what].items() if k != 'moments_s'}, flush=True)
+    print({k: v for k, v in found.items() if k not in jobs})
+    shutil.rmtree(root)
+    wrong = any(found[what]['differ'] for what in jobs)
+    return wrong or bool(found['orphans'] or found['left_in_tmp'])
+
+
+if __name__ == '__main__':
+    sys.exit(main())
