@@ -399,7 +399,7 @@ def execute(
         FileLock(f'{folder}/lock'),
     ):
         source = Path(folder) / path.name
-        progress = os.environ.get('HARKD_PROGRESS', f'{folder}/progress')
+        progress = f'{folder}/progress'
         module, jobs = _module(_read_cells(path)), _worker_count(path, params)
         source.write_text(json.dumps(full_run_notebook(path, params)), encoding='utf8')
         with (
