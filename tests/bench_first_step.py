@@ -2,8 +2,8 @@
 
     HARKD_DATA=DIR python -m tests.bench_first_step      writes bench_first_step.json
 
-Each command runs in a new folder, and is ended as soon as the progress file in its
-temporary folder has its first line ('teacher (fold 1of5, seed 0), step 1/4000'). The first command after a
+Each command runs in a new folder, and is ended as soon as the progress file in its temporary
+folder has its first line ('teacher (fold 1of5, seed 0), step 1/4000'). The first command after a
 start of the machine reads its files from disk: it is listed, but not counted. The cores must be
 free: on a busy machine put `chrt --rr 1` (as root) before the command."""
 
