@@ -9,6 +9,7 @@ import pytest
 
 from docs.results_index import RECIPES, RESULTS, WITHOUT_RECIPE, recipe_files
 from harkd.ablation import AblationConfig
+from harkd.arena import ArenaConfig
 from harkd.baselines import BaselineConfig
 from harkd.cli import parse_params, read_params, recipes, runnable
 from harkd.depth_maps import DepthConfig
@@ -26,6 +27,7 @@ from harkd.significance import read_predictions
 
 CONFIGS = {
     'ablation': AblationConfig,
+    'arena': ArenaConfig,
     'distill': DistillConfig,
     'evaluate': LadderConfig,
     'baselines': BaselineConfig,
