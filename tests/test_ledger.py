@@ -8,8 +8,17 @@ import pandas as pd
 import pytest
 import torch
 
-from harkd import baselines, compare, depth_maps, depth_networks, distill_scores, distill_video
+from harkd import (
+    arena,
+    baselines,
+    compare,
+    depth_maps,
+    depth_networks,
+    distill_scores,
+    distill_video,
+)
 from harkd import evaluate as evaluate_module
+from harkd.arena import ArenaConfig
 from harkd.baselines import BaselineConfig
 from harkd.compare import CompareConfig
 from harkd.corruptions import CorruptionConfig, run_corruptions
@@ -354,7 +363,14 @@ def majority(study, folder, patch):
     return [baselines.run_baseline(cfg, folder, 'majority', 'official', 0, 0)]
 
 
+def arena_fold(study, folder, patch):
+    cfg = ArenaConfig('sessions', data_root=study[3], window_s=0.5, final=True)
+    patch.setattr('harkd.arena.arena_predictions', lambda cfg, name, split, seed: split.test * 0)
+    return [arena.run_arena_fold(cfg, folder, 'conv_8k', 0, 0)]
+
+
 EVALUATIONS = (
+    arena_fold,
     video_rows,
     score_rows,
     depth_rows,
@@ -369,6 +385,7 @@ EVALUATIONS = (
 def test_the_row_of_the_ledger_comes_before_the_figure(evaluated, study, tmp_path, monkeypatch):
     "Where it cannot be written nothing is kept; where it can, it has the figure that is returned"
     module = {
+        arena_fold: 'arena',
         video_rows: 'distill_video',
         score_rows: 'distill_scores',
         depth_rows: 'depth_maps',
