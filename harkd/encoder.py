@@ -180,7 +180,13 @@ def frame_statistics(
     total = weight.sum(1)
     mean = (features * weight).sum(1) / total
     variance = ((features - mean[:, None]).square() * weight).sum(1) / total
-    return torch.cat([mean, variance.clamp(min=0).sqrt()], -1)
+    return torch.cat([mean, _safe_root(variance)], -1)
+
+
+def _safe_root(x):
+    "Square root with gradient 0, not infinity, where nothing varies"
+    positive = x > 0
+    return torch.where(positive, x, 1.0).sqrt() * positive
 
 # %% ../nbs/03a_encoder.ipynb #593c8c93
 class FrameBlock(nn.Module):

@@ -6,7 +6,6 @@ Each part runs in a process of its own, on one thread. The comparison of encoder
 of three seconds with six channels at 50 Hz, in inference mode, the encoders by turns."""
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,15 @@ import torch.nn.functional as F
 
 from harkd.dual_branch import DualBranchEncoder, signal_patches
 from harkd.encoder import WearableEncoder, unit_batch
-from harkd.pretrain import CorpusLoader, PretrainConfig, UnitStore, load_store, save_store
+from harkd.pretrain import (
+    CorpusLoader,
+    PretrainConfig,
+    PretrainLoss,
+    PretrainModel,
+    UnitStore,
+    load_store,
+    save_store,
+)
 from harkd.runs import processor, results_file, write_json
 
 NAMES = tuple(f'{sensor}_{axis}' for sensor in ('acc', 'gyro') for axis in 'xyz')
@@ -76,8 +83,19 @@ def measure_processes():
     return {'windows_per_s': totals}
 
 
-def peak_bytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def measure_training(steps=8):
+    "Seconds a training step of 256 windows takes, its loader, forward and backward pass"
+    loader = CorpusLoader((random_store(1000),), PretrainConfig(supervise=0.0))
+    model, loss = PretrainModel(WearableEncoder(), (0,)), PretrainLoss(loader.cfg)
+    optimizer = torch.optim.AdamW(model.parameters())
+    seconds = []
+    for step in range(steps):
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        loss(model, loader.train(0, step))['loss'].backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    return {'batch': 256, 's_per_step': float(np.median(seconds[2:]))}
 
 
 def measure_memory():
@@ -184,7 +202,7 @@ def measure_encoders(rounds=15):
     }
 
 
-PARTS = ('loader', 'processes', 'memory', 'encoders')
+PARTS = ('loader', 'processes', 'memory', 'training', 'encoders')
 
 
 def main():
