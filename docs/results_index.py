@@ -14,6 +14,7 @@ THEMES = {
     'development': 'The choices made inside training subjects of UTD-MHAD, and the default recipe.',
     'baselines': 'Majority class, random forest over catch22 features, MiniRocket.',
     'pretraining': 'Losses of the pretrainings (chapter 06).',
+    'arena': 'WHAR Arena: its protocol, our models and one of its own (chapter 07k).',
     'probe': 'Pretrained encoders on data sets they have not seen, k labelled recordings (06b).',
     'ladder': 'The protocol ladder: the same model under splits that leak and splits that do not.',
     'ablation': 'One change of the recipe at a time; the learning curve over training subjects.',
@@ -60,6 +61,10 @@ WITHOUT_RECIPE = {
     'recipe_choice.csv': (
         'a change of the default recipe, tried inside training subjects only',
         '`python -m tests.bench_recipe`',
+    ),
+    'bench_pretrain.json': (
+        'loader, encoders, memory and a training step of the pretraining',
+        '`python -m tests.bench_pretrain`',
     ),
     'bench_first_step.json': (
         'seconds from `harkd run distill` to its first training step',

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import f1_score
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from .data import COLORS, load_dataset
 from .distill import rocket_scores
@@ -48,6 +48,7 @@ from .train import cross_entropy, predict, train
 class ArenaConfig(FitConfig):
     "Which models, on which data set, by which version of the protocol"
 
+    dataset: str = 'hapt'  # One of `DATASETS`
     models: str = 'conv_80k,conv_20k,minirocket,encoder'  # Of `arena_models`, comma-separated
     window_s: float = 3.0  # Seconds; 3 in the paper, 2 in the loader's settings for UTD-MHAD
     folds: int = 10  # Groups of subjects
@@ -209,8 +210,8 @@ def train_with_early_stopping(
     kept = early_stopping_windows(split)
     y, classes = split.windows.y, len(split.windows.classes)
     weight = _class_weights(y[split.train], classes)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    optimizer = optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
+    schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     best, best_epoch, weights = -1.0, 0, {}
     for epoch in range(epochs):
         _one_epoch(model, loader, optimizer, weight, epoch)

@@ -452,7 +452,7 @@ MODEL_CLASSES = {  # What a model folder may name, by module
     'pretrained': ('EncoderClassifier',),
     'teacher': ('FusionTeacher', 'STConvT', 'RocketTeacher', 'Ensemble'),
     'learned_losses': ('ReusedHead',),
-    'video': ('C3D', 'VideoStudent'),
+    'video': ('C3D', 'VideoStudent', 'VideoResNet', 'TorchvisionVideo'),
     'image_encodings': ('ImageStudent', 'RelationTeacher'),
     'depth_networks': ('FactoredVideoNet',),
 }

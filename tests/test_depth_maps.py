@@ -123,7 +123,8 @@ def test_rows_of_a_run_become_the_table_that_was_named(results, tmp_path, monkey
     monkeypatch.setattr('harkd.depth_maps.depth_windows', lambda cfg: ([], windows))
     monkeypatch.setattr('harkd.depth_maps.experiment_splits', lambda cfg, windows: [])
     monkeypatch.setattr('harkd.depth_maps.depth_features', lambda *args: features)
-    monkeypatch.setattr('harkd.depth_maps.run_tasks', lambda *args: [rows[:2], rows[2:]])
+    by_seed = [rows[:2], rows[2:]]
+    monkeypatch.setattr('harkd.depth_maps.run_tasks', lambda *args, **how: by_seed)
     monkeypatch.setattr('harkd.depth_maps.write_results', lambda name, r: written.update({name: r}))
     run = run_depth(DepthConfig(results=results), tmp_path / 'run')
     kept = [rows[0], rows[1], rows[3]]

@@ -56,6 +56,7 @@ KINDS = (  # every student and teacher of a distillation run (the rocket has a t
     'teacher',
     'wide',
     'st_convt',
+    'encoder',
     'ensemble',
 )
 
@@ -88,7 +89,7 @@ def kinds(data):
     windows = data.windows
     torch.manual_seed(0)
     more = {name: make_student(name, windows).eval() for name in KINDS if name in STUDENTS}
-    more |= {name: make_teacher(name, windows).eval() for name in ('wide', 'st_convt')}
+    more |= {name: make_teacher(name, windows).eval() for name in ('wide', 'st_convt', 'encoder')}
     more['ensemble'] = Ensemble.of([data.models['teacher'], more['st_convt']])
     return replace(data, models={**data.models, **more})
 
@@ -280,7 +281,10 @@ def test_layers_and_heads_are_those_of_the_model(kinds, arm, layers, heads):
 
 def test_every_student_and_teacher_has_its_turn(kinds):
     kind_of = {'distilled': 'conv_8k', 'teacher': 'fusion'}
-    assert {*STUDENTS, *TEACHERS} - {kind_of.get(k, k) for k in KINDS} == {'rocket'}
+    assert {*STUDENTS, *TEACHERS} - {kind_of.get(k, k) for k in KINDS} == {
+        'rocket',
+        'encoder_untrained',  # of the same class as 'encoder'
+    }
     assert set(kinds.models) - set(KINDS) == {'control'}
 
 

@@ -1,0 +1,58 @@
+"WHAR Arena's protocol on the real recordings"
+
+import numpy as np
+import pytest
+
+from harkd.arena import (
+    ArenaConfig,
+    arena_macro_f1,
+    arena_splits,
+    arena_windows,
+    early_stopping_windows,
+    run_arena,
+)
+from tests.conftest import data
+
+
+@pytest.fixture(scope='module')
+def utd():
+    return arena_windows(ArenaConfig('utd_mhad', data_root=str(data('utd_mhad')), window_s=3.0))
+
+
+def test_trials_that_are_shorter_than_a_window_and_a_sample_are_left_out(utd):
+    "861 trials, 174 of them too short: as the benchmark's loader counts them"
+    assert utd.table.id.nunique() == 861 - 174
+    assert set(utd.length.values()) == {150}
+    span = utd.table.stop - utd.table.start
+    assert np.allclose(span, 149 / 50)
+
+
+def test_each_subject_of_utd_mhad_is_a_group_and_early_stopping_sees_none_of_it(utd):
+    splits = arena_splits(utd)
+    assert [s.subjects('test') for s in splits] == [[f's{k}'] for k in range(1, 9)]
+    for split in splits:
+        kept = early_stopping_windows(split)
+        trained = len(split.train) / (len(split.train) + len(kept))
+        assert trained == pytest.approx(0.8, abs=0.01)
+        assert not set(utd.table.subject.iloc[kept]) & set(split.subjects('test'))
+
+
+def test_ten_groups_take_subjects_in_turn():
+    windows = arena_windows(ArenaConfig('synth', window_s=0.5))
+    first, second, third = arena_splits(windows, groups=3)
+    names = sorted(windows.table.subject.unique())
+    assert first.subjects('test') == names[0::3]
+    assert second.subjects('test') == names[1::3]
+    assert third.subjects('test') == names[2::3]
+
+
+def test_a_class_that_is_nowhere_counts_as_zero():
+    y = np.array([0, 0, 1])
+    assert arena_macro_f1(y, y, 4) == 0.5
+    assert arena_macro_f1(y, np.array([0, 0, 2]), 4) == 0.25
+
+
+def test_test_subjects_need_the_word(tmp_path):
+    cfg = ArenaConfig('utd_mhad', data_root=str(data('utd_mhad')), models='minirocket')
+    with pytest.raises(ValueError, match='final=True'):
+        run_arena(cfg, tmp_path / 'run')
