@@ -25,7 +25,15 @@ from .data import COLORS, DATASETS, escape_text
 from .evaluate import ladder_table
 from .experiment import per_seed, summarise
 from .metrics import mean_interval, show_interval
-from .runs import RESULT_COLUMNS, Config, Run, result_rows, results_dir, results_file, write_bytes
+from harkd.runs import (
+    RESULT_COLUMNS,
+    Config,
+    Run,
+    result_rows,
+    results_dir,
+    results_file,
+    write_bytes,
+)
 from harkd.significance import (
     ARM_COLORS,
     GROUPS,
