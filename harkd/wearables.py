@@ -13,12 +13,15 @@ import io
 import re
 import zipfile
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .data import BadRecording, Recording, Span, Stream
+from .plausibility import find_shared_samples, fingerprints
+from .sessions import Note, SessionList
 
 # %% ../nbs/00f_wearables.ipynb #59d49163
 GRAVITY = 9.80665  # m/s², one g
@@ -262,21 +265,35 @@ def read_dsads(root: Path) -> list[Recording]:
             int, re.search(r'a(\d+)/p(\d+)/s(\d+)\.txt$', name).groups()
         )
         segments[activity, subject][segment] = archive.numbers(name, 45)
-    recordings = []
+    recordings, notes = [], []
     for (activity, subject), parts in segments.items():
         for first, values in _joined(parts):
-            streams = split_units(values, DSADS_UNITS, 25.0)
-            recordings.append(
-                Recording(
-                    f'a{activity:02d}_p{subject}_s{first:02d}',
-                    f'p{subject}',
-                    'dsads',
-                    streams,
-                    whole_span(DSADS_ACTIVITIES[activity - 1], streams),
-                    f'a{activity:02d}_p{subject}',
-                )
-            )
-    return recordings
+            name = f'a{activity:02d}_p{subject}_s{first:02d}'
+            measured = values.any(1)
+            if not measured.all():
+                many = f'{(~measured).sum()} of {len(values)} samples'
+                notes.append(Note('values', f'{many} are zero everywhere and left out', name))
+            if measured.sum() < 2:
+                continue
+            streams = split_units(values, DSADS_UNITS, 25.0, measured)
+            spans = whole_span(DSADS_ACTIVITIES[activity - 1], streams)
+            group = f'a{activity:02d}_p{subject}'
+            recordings.append(Recording(name, f'p{subject}', 'dsads', streams, spans, group))
+    return _without_copies(recordings, notes)
+
+
+def _without_copies(recordings, notes):
+    "A list with notes; the later one of two subjects' recordings of the same samples is left out"
+    arrays = [np.concatenate([s.values for s in r.streams.values()], 1) for r in recordings]
+    shared = find_shared_samples([fingerprints(x) for x in arrays], [r.subject for r in recordings])
+    copied = {}
+    for later, earlier, share in shared:
+        if share > 0.5:
+            copied.setdefault(later, f'{share:.0%} of its samples are of {recordings[earlier].id}')
+    found = SessionList(r for k, r in enumerate(recordings) if k not in copied)
+    why = [Note('copies', f'left out: {copied[k]}', recordings[k].id) for k in sorted(copied)]
+    found.notes = (*notes, *why)
+    return found
 
 
 def _joined(parts: dict[int, np.ndarray]):
@@ -293,13 +310,18 @@ def split_units(
     values: np.ndarray,  # (t, 9 × units): acc, gyro, mag of each unit
     units: tuple[str, ...],  # Names
     fs: float,  # Hz
+    measured: np.ndarray | None = None,  # (t,) bool; samples that are left out become gaps
 ) -> dict[str, Stream]:
     "One stream for each unit of nine channels"
     names = channel_names('acc', 'gyro', 'mag')
-    return {
-        unit: even_stream(values[:, 9 * k : 9 * k + 9], fs, names, unit.replace('_', ' '))
-        for k, unit in enumerate(units)
-    }
+    streams = {}
+    for k, unit in enumerate(units):
+        nine = values[:, 9 * k : 9 * k + 9]
+        stream = even_stream(nine, fs, names, unit.replace('_', ' '))
+        if measured is not None:
+            stream = replace(stream, values=nine[measured], time=stream.time[measured])
+        streams[unit] = stream
+    return streams
 
 # %% ../nbs/00f_wearables.ipynb #ec0650f0
 WISDM_ACTIVITIES = dict(

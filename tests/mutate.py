@@ -80,9 +80,21 @@ def run_pytest(folder, names, *plugins):
     return 0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else code
 
 
+def group_priority(value=None):
+    "Priority of the processes of this session on Linux, or set it: a child gives way as its parent"
+    path = Path('/proc/self/autogroup')
+    with contextlib.suppress(OSError):
+        if value is None:
+            return path.read_text().split()[-1]
+        path.write_text(value)
+    return '0'
+
+
 def enter(folder, log, cpu_s):
     "Make this child a fresh process of the copy in `folder`"
+    priority = group_priority()
     os.setsid()
+    group_priority(priority)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)

@@ -57,7 +57,6 @@ LARGE = (
 KNOWN = {  # faults of what was published, and of readers whose hashes are published
     ('dsads', 'units'): "mag_x in 'uT' instead of 'T'",
     ('physical_therapy', 'units'): "mag_x in 'uT' instead of 'T'",
-    ('dsads', 'shared'): 'the samples of a17_p8_s01',  # the file of p4 once more
 }
 
 

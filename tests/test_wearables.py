@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from harkd.data import BadRecording, load_dataset
+from harkd.inspect import check_study
+from harkd.preprocess import cut_windows
+from harkd.sessions import reader_notes
 
 
 def rows(values, sep=','):
@@ -146,3 +149,47 @@ def test_damaged_texts_are_named_with_their_file(name, tmp_path):
             load_dataset(name, tmp_path)
         except BadRecording as error:
             assert archive in str(error) or name in str(error)
+
+
+def write_dsads(folder, segments):
+    "A download of segments, {'a17/p4/s01': (125,45)}"
+    with zipfile.ZipFile(folder / 'data.zip', 'w') as z:
+        for name, values in segments.items():
+            z.writestr(f'data/{name}.txt', rows(values))
+    return load_dataset('dsads', folder)
+
+
+def test_a_recording_that_repeats_another_subjects_is_left_out_and_noted(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(510, 45)), rng.normal(size=(500, 45))
+    late, mixed = x[10:], np.concatenate([y[:400], x[:100]])  # 10 samples later; a fifth of p4's
+    segments = {}
+    for subject, series in (('p4', x[:500]), ('p6', y), ('p7', mixed), ('p8', late)):
+        for k in range(4):
+            segments[f'a17/{subject}/s0{k + 1}'] = series[125 * k :][:125]
+    segments['a18/p4/s01'] = x[:125]  # one subject may repeat itself
+    data = write_dsads(tmp_path, segments)
+    assert [r.id for r in data.recordings] == ['a17_p4_s01', 'a17_p6_s01', 'a18_p4_s01']
+    notes = reader_notes(data)
+    assert list(notes.recording) == ['a17_p7_s01', 'a17_p8_s01']
+    assert notes.text.str.contains('of its samples are of a17_p[64]_s01').all()
+    report = check_study(data, folds=2)
+    assert not [p for p in report.problems if 'share samples' in p]
+    assert 'left out: 88% of its samples are of a17_p6_s01' in report.to_text(100)
+
+
+def test_samples_that_are_zero_everywhere_become_gaps_that_are_noted(tmp_path):
+    rng = np.random.default_rng(0)
+    series = rng.normal(size=(250, 45))
+    series[100:125], series[225:], series[0, :44] = 0.0, 0.0, 0.0
+    segments = {'a05/p1/s01': series[:125], 'a05/p1/s02': series[125:]}
+    segments |= {'a05/p2/s01': rng.normal(size=(125, 45)), 'a05/p3/s01': np.zeros((125, 45))}
+    data = write_dsads(tmp_path, segments)
+    assert [r.id for r in data.recordings] == ['a05_p1_s01', 'a05_p2_s01']
+    stream = data.recordings[0].streams['right_arm']
+    assert len(stream.values) == 200 and stream.values.any(1).sum() == 199
+    np.testing.assert_allclose(stream.time[[0, 99, 100, -1]], [0.0, 3.96, 5.0, 8.96])
+    assert '50 of 250 samples' in reader_notes(data).text[0]
+    windows = cut_windows(data, ('right_arm',), window_s=2.0, stride_s=2.0)
+    assert list(windows.table.query("id == 'a05_p1_s01'").start) == [0.0, 2.0, 6.0]
+    assert windows.report['dropped_for_gaps'] == 1
