@@ -8,6 +8,7 @@ __all__ = ['FORMATS', 'RUNTIMES', 'ARMS', 'MARKS', 'out_of_fold', 'calibrate', '
            'FormatsConfig', 'format_rows', 'format_table', 'plot_pareto', 'cost_table']
 
 # %% ../nbs/09f_formats.ipynb #e0dd7261
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -569,6 +570,9 @@ def export(
     calibration = _calibration(run, trained.cfg, calibrate_on, arm)
     log = run / 'export' / f'{name}.log' if format == 'tflite' else None
     attempt, file, refused = _accepted(trained, format, precision, until_accepted, c, log)
+    files = {'runtime.py': Path(importlib.util.find_spec('harkd.runtime').origin).read_bytes()}
+    if c:
+        files['model.h'], files['model.c'] = (text.encode() for text in c_array(file.data))
     bundle = describe(
         trained.about,
         file.data,
@@ -583,16 +587,14 @@ def export(
         arm=arm,
         fold=fold,
         seed=seed,
+        files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         **({'arena_bytes': _arena_bytes(file, trained.x)} if c else {}),
     )
-    files = {
+    files |= {
         f'model.{format}': file.data,
-        'runtime.py': Path(importlib.util.find_spec('harkd.runtime').origin).read_bytes(),
         'bundle.json': json.dumps(bundle, indent=1).encode(),
         'README.md': model_card(run, bundle, trained.model, arm).encode(),
     }
-    if c:
-        files['model.h'], files['model.c'] = (text.encode() for text in c_array(file.data))
     _replace_folder(folder, files)
     return folder
 

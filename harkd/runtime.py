@@ -119,8 +119,17 @@ def _check_types(path, about):
     axes = [f'{c[:-5]}_{axis}' for c in channels if c.endswith('_norm') for axis in 'xyz']
     if missing := [c for c in axes if c not in channels]:
         raise BadBundle(f'{path}: a magnitude needs the channel {missing[0]}')
-    if Path(about['file']).name != about['file'] or chr(0) in about['file']:
-        raise BadBundle(f"{path}: 'file' must be a name in this folder, got {about['file']!r:.80}")
+    names = [about['file'], *_other_files(path, about)]
+    if outside := [n for n in names if not n or Path(n).name != n or chr(0) in n]:
+        raise BadBundle(f"{path}: 'file' must be a name in this folder, got {outside[0]!r:.80}")
+
+
+def _other_files(path, about):
+    "Names of further files with their SHA-256; none in bundles of earlier versions"
+    files = about.get('files', {})
+    if not (isinstance(files, dict) and all(isinstance(v, str) for v in files.values())):
+        raise BadBundle(f"{path}: 'files' must name files with their SHA-256, got {files!r:.80}")
+    return files
 
 
 def _read_about(path):
@@ -167,6 +176,16 @@ def _read_model(path, about):
     return data
 
 
+def _check_files(folder, about):
+    "Are runtime.py and C files those that were exported? The model card may be edited"
+    for name, digest in about.get('files', {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise BadBundle(f'{path} is missing; export it again')
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise BadBundle(f'{path} was changed after it was exported; export it again')
+
+
 def _open_engine(path, about, data, threads):
     "The model as a function of windows, tried on one"
     window = np.zeros((1, int(about['samples']), len(about['channels'])), np.float32)
@@ -199,6 +218,7 @@ class Bundle:
         _check_about(path, self.about)
         model = path.parent / str(self.about['file'])
         data = _read_model(model, self.about)
+        _check_files(path.parent, self.about)
         channels = self.about['channels']
         derived = [c for c in channels if c.endswith('_norm')]
         self.raw = [c for c in channels if not c.endswith('_norm')]

@@ -27,7 +27,7 @@ from harkd.formats import (
 from harkd.metrics import calibration_error, fit_temperature
 from harkd.quantize import check_decisions, compare_decisions, peak_activations
 from harkd.runs import Run, load_model, read_json, save_model, write_json
-from harkd.runtime import Bundle
+from harkd.runtime import BadBundle, Bundle
 from harkd.testing import check_bundle as check_bundle_suite
 
 
@@ -80,6 +80,16 @@ def test_a_bundle_is_complete(run, bundles):
     assert Bundle(small).about['bytes'] < Bundle(full).about['bytes']
     card = (small / 'README.md').read_text()
     assert card.startswith('# conv_20k on synth (onnx, int8)') and 'same decisions' in card
+
+
+def test_code_of_a_bundle_is_sealed_and_its_card_may_be_edited(bundles, tmp_path):
+    folder = Path(shutil.copytree(bundles[0], tmp_path / 'bundle'))
+    (folder / 'README.md').write_text('for the wrist, not for the ankle')
+    Bundle(folder)
+    with (folder / 'runtime.py').open('a') as f:
+        f.write(' ')
+    with pytest.raises(BadBundle, match='runtime.py was changed after it was exported'):
+        Bundle(folder)
 
 
 def test_the_name_of_a_bundle_says_its_fold(run):
