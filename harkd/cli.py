@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['DATA_PAGE', 'EXAMPLES', 'app', 'data_app', 'Study', 'Page', 'Root', 'Chapter', 'Pairs', 'Output', 'notebooks_dir',
            'read_params', 'runnable', 'parse_value', 'parse_params', 'join_pairs', 'read_question', 'show_data',
-           'full_run_notebook', 'read_progress', 'progress_bar', 'prepare_kernel', 'execute', 'write_page', 'demo',
-           'datasets', 'new', 'data_check', 'data_describe', 'data_list', 'frames', 'data_get', 'data_convert',
-           'params', 'run', 'explore', 'export', 'check', 'stream', 'bench', 'recipes', 'recipe', 'version', 'main']
+           'full_run_notebook', 'prepare_kernel', 'execute', 'write_page', 'demo', 'datasets', 'new', 'data_check',
+           'data_describe', 'data_list', 'frames', 'data_get', 'data_convert', 'params', 'run', 'explore', 'export',
+           'check', 'stream', 'bench', 'recipes', 'recipe', 'version', 'main']
 
 # %% ../nbs/09a_cli.ipynb #44817e1f
 import argparse
@@ -32,6 +32,8 @@ from typing import Annotated
 
 import typer
 from filelock import FileLock, Timeout
+
+from .progress import progress_bar
 
 # %% ../nbs/09a_cli.ipynb #19b7115d
 def notebooks_dir() -> Path:  # In a checkout, or where an installed copy keeps them
@@ -229,45 +231,6 @@ def full_run_notebook(
     title = _source(cells[0]).split('\n')[0]
     kept = [_opening(path, title, params or {}), setup, *_with_data(cells[start + 1 :])]
     return {**notebook, 'cells': kept}
-
-# %% ../nbs/09a_cli.ipynb #d7f7624a
-def read_progress(
-    path: str | Path,  # The file that `HARKD_PROGRESS` names
-) -> str:  # Empty if nothing was reported yet
-    "The newest line that a computation reported"
-    try:
-        lines = Path(path).read_text(encoding='utf8', errors='replace').split('\n')
-    except OSError:
-        return ''
-    return next((line.strip() for line in reversed(lines) if line.strip()), '')
-
-# %% ../nbs/09a_cli.ipynb #0868aadd
-@contextlib.contextmanager
-def progress_bar(
-    title: str,
-    path: str | Path,  # The file that `HARKD_PROGRESS` names
-    seconds: float = 0.5,  # Between two looks into it, on a terminal; elsewhere 20 times as long
-):
-    "Show the time and the newest reported line on standard error, until the block ends"
-    from tqdm import tqdm
-
-    pause = seconds if sys.stderr.isatty() else 20 * seconds
-    bar = tqdm(desc=title, bar_format='{desc} {elapsed}{postfix}', dynamic_ncols=True)
-    ended = threading.Event()
-
-    def poll():
-        while not ended.wait(pause):
-            bar.set_postfix_str(read_progress(path))
-
-    poller = threading.Thread(target=poll, daemon=True)
-    poller.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        poller.join()
-        bar.set_postfix_str('')
-        bar.close()
 
 # %% ../nbs/09a_cli.ipynb #2d090c2a
 def _next_number(chapter):

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['CORRUPTED_VIEW', 'ARMS', 'PRETRAINED_LR', 'FINAL', 'split_names', 'DistillConfig', 'StudentWithProjectors',
            'DistillationLoss', 'probe_features', 'distill', 'find_teacher', 'teacher_kind', 'untrained_teacher',
-           'train_teacher', 'rocket_scores', 'run_fold', 'check_methods', 'check_experiment', 'paired', 'run_name',
-           'everybody', 'train_final_model', 'run_distill', 'summary', 'describe_run', 'plot_summary', 'open_run',
-           'short_training', 'soft_target_picture']
+           'planned_parts', 'train_teacher', 'rocket_scores', 'run_fold', 'check_methods', 'check_experiment', 'paired',
+           'run_name', 'everybody', 'train_final_model', 'run_distill', 'summary', 'describe_run', 'plot_summary',
+           'open_run', 'short_training', 'soft_target_picture']
 
 # %% ../nbs/05_distill.ipynb #8e8c2b7c
 import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -41,6 +40,7 @@ from .methods import FeaturePair, find_method, student_for
 from .metrics import mean_interval, scores, show_interval, sign_flip_test
 from .preprocess import Batch, Normalizer, Windows, parse_input
 from .pretrained import EncoderClassifier, check_encoder_unseen
+from .progress import is_followed, report_plan, report_progress
 from .quantization_aware import FakeQuantize, quantization_aware_loss
 from harkd.runs import (
     Run,
@@ -532,6 +532,17 @@ def untrained_teacher(
         raise ValueError(f"teacher_model names no teacher: '{kind}'")
     return models[0] if len(models) == 1 else Ensemble.of(models)
 
+# %% ../nbs/05_distill.ipynb #64500c17
+def planned_parts(
+    cfg: DistillConfig,
+) -> list[str]:  # E.g. ['teacher', 'control', 'distilled', 'baseline']
+    "What is trained in each fold with each seed, for the report of the progress"
+    known = cfg.teacher_model != 'auto'
+    members = len(split_names(cfg.teacher_model) if known else ['auto']) * cfg.teachers
+    teachers = ['teacher'] if members == 1 else [f'teacher {i + 1}' for i in range(members)]
+    own = [] if cfg.teacher else teachers
+    return [*own, 'control', 'distilled', *(['baseline'] if cfg.baseline else [])]
+
 # %% ../nbs/05_distill.ipynb #9d4564df
 PRETRAINED_LR = 0.25  # Share of the learning rate for a network that is pretrained
 
@@ -549,6 +560,12 @@ def _fit_teacher(model, checkpoint, loader, cfg, seed, progress):
     return train(model, loader, loss, training, checkpoint, progress=progress)
 
 
+def _of_member(progress, i):  # 'teacher 2 (fold 1)'
+    "The name on the bar of one of several teachers"
+    kind, space, rest = progress.partition(' (')
+    return progress and f'{kind} {i + 1}{space}{rest}'
+
+
 def train_teacher(
     cfg: DistillConfig,
     here: Path,  # Folder of the fold and seed
@@ -561,22 +578,25 @@ def train_teacher(
 ) -> HarModel:
     "The trained teacher of one fold and seed: one network, or the `Ensemble` of several"
 
-    def load_or_train_one(folder, kind, seed):
+    def load_or_train_one(folder, kind, seed, bar):
         return load_or_train(
             folder,
             lambda: make_teacher(kind, loader.split.windows, inputs),
-            lambda model, checkpoint: _fit_teacher(model, checkpoint, loader, cfg, seed, progress),
+            lambda model, checkpoint: _fit_teacher(model, checkpoint, loader, cfg, seed, bar),
             loader,
             cfg,
             seed,
+            bar,
         )
 
     kinds = split_names(kind) * cfg.teachers
     if len(kinds) == 1:
-        return load_or_train_one(here / name, kinds[0], seed)
+        return load_or_train_one(here / name, kinds[0], seed, progress)
     members = [
-        load_or_train_one(here / f'{name}_{i}', member_kind, step_seed(seed, i) % 10**6)
-        for i, member_kind in enumerate(kinds)
+        load_or_train_one(
+            here / f'{name}_{i}', member, step_seed(seed, i) % 10**6, _of_member(progress, i)
+        )
+        for i, member in enumerate(kinds)
     ]
 
     def nothing_to_train(model, checkpoint):
@@ -629,7 +649,7 @@ def _fold_student(cfg, here, loader, arm, teacher, seed, progress):
     def fit(student, checkpoint):
         return distill(student, teacher, loader, methods, loss_cfg, seed, checkpoint, progress)
 
-    return load_or_train(here / arm, make, fit, loader, cfg, seed)
+    return load_or_train(here / arm, make, fit, loader, cfg, seed, progress)
 
 # %% ../nbs/05_distill.ipynb #04d4479d
 def _save_predictions(path, logits, windows, ids):
@@ -726,14 +746,16 @@ def run_fold(
     "Train teacher, control and distilled student, and evaluate them beside the baseline"
     here = folder / f'fold{fold}_seed{seed}'
     rows_file = here / 'rows.json'
+
+    def bar(arm):
+        return f'{arm} (fold {fold + 1}, seed {seed})' if progress else ''
+
     if rows_file.exists():
+        for part in planned_parts(cfg):
+            report_progress(bar(part), 1.0)
         return read_sealed(rows_file)
     loader = _fold_loader(cfg, fold, seed)
     split = loader.split
-
-    def bar(arm):
-        return f'{arm} (fold {split.fold or fold}, seed {seed})' if progress else ''
-
     teacher = _fold_teacher(cfg, here, loader, fold, seed, bar('teacher'))
     models = {'teacher': teacher}
     for arm in ('control', 'distilled'):
@@ -745,8 +767,10 @@ def run_fold(
         for arm, model in models.items()
     ]
     if cfg.baseline:
+        report_progress(bar('baseline'), 0.0)
         row, logits['baseline'] = _baseline_row(cfg, split, ids, seed)
         rows.append(row)
+        report_progress(bar('baseline'), 1.0)
     if cfg.final:  # before anything about test subjects is kept
         write_ledger(rows)
     _save_predictions(here / 'predictions.safetensors', logits, split.windows, ids)
@@ -914,8 +938,10 @@ def train_final_model(
     loader = BatchLoader.fit(everybody(experiment_windows(cfg)), augment=cfg.augment)
     _, inputs = experiment_inputs(cfg, loader.split.windows.card)
     kind = teacher_kind(cfg, inputs)
-    teacher = train_teacher(cfg, here, loader, kind, inputs, 0, 'teacher, final model')
-    _fold_student(cfg, here, loader, 'distilled', teacher, 0, 'student, final model')
+    final = replace(cfg, baseline='')
+    report_plan({part: 1 for part in planned_parts(final) if part != 'control'})
+    teacher = train_teacher(cfg, here, loader, kind, inputs, 0, 'teacher (final model)')
+    _fold_student(cfg, here, loader, 'distilled', teacher, 0, 'distilled (final model)')
     return here
 
 # %% ../nbs/05_distill.ipynb #73bdae7c
@@ -945,10 +971,11 @@ def run_distill(
     if run.finished:
         return run
     folds = _folds(cfg, experiment_splits(replace(cfg, fold=-1), windows))
-    progress = cfg.jobs == 1 and cfg.backend == 'joblib' or 'HARKD_PROGRESS' in os.environ
+    progress = cfg.jobs == 1 and cfg.backend == 'joblib' or is_followed()
     tasks = [(cfg, run.path, fold, seed, progress) for seed in range(cfg.seeds) for fold in folds]
     title = f'{cfg.dataset}: teacher, control, student'
-    fold_rows = sum(run_tasks(run_fold, tasks, what=title, **cfg.placement), [])
+    plan = dict.fromkeys(planned_parts(cfg), len(tasks))
+    fold_rows = sum(run_tasks(run_fold, tasks, what=title, plan=plan, **cfg.placement), [])
     costs = _arm_costs(cfg, run, folds[0], windows)
     rows = [_with_costs(row, costs) for row in fold_rows]
     write_table(run / 'results.csv', rows)

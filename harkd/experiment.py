@@ -27,6 +27,7 @@ from .augment import Augment, with_virtual
 from .data import DatasetCard, data_root, dataset_card, load_dataset
 from .metrics import mean_interval
 from .preprocess import Windows, cut_windows
+from .progress import is_followed, report_plan, report_progress
 from harkd.runs import (
     Config,
     DamagedFile,
@@ -353,6 +354,7 @@ def load_or_train(
     loader: BatchLoader,  # Of the training, for the metadata
     cfg,  # The experiment's configuration
     seed: int,  # Set before `make`
+    progress: str = '',  # Name under which its progress is reported; empty: it is not
 ):  # A trained model
     "Load a model, or build and train it, and write its folder"
     folder = Path(folder)
@@ -365,7 +367,9 @@ def load_or_train(
         if named:
             expected['trained_on'] = split.subjects('train')
         _check_belongs(about, folder, expected)
+        report_progress(progress, 1.0)
         return model
+    report_progress(progress, 0.0)
     set_seed(seed)
     model = make()
     checkpoint = folder / 'checkpoint.safetensors'
@@ -374,6 +378,7 @@ def load_or_train(
         write_table(folder / 'history.csv', history)
     save_model(model, folder, **model_metadata(loader, model, cfg, seed), **origin)
     checkpoint.unlink(missing_ok=True)
+    report_progress(progress, 1.0)
     return model
 
 # %% ../nbs/02f_experiment.ipynb #b50e7296
@@ -406,8 +411,14 @@ def _in_worker(parent, f, args):
     return _one_thread(f, args)
 
 
+def _reported(f, name, *args):
+    report_progress(name, 0.0)
+    result = f(*args)
+    report_progress(name, 1.0)
+    return result
+
+
 def _joblib_tasks(f, tasks, jobs):  # results one by one, in order
-    jobs = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
     if jobs == 1:
         return (_one_thread(f, t) for t in tasks)
     calls = (delayed(_in_worker)(os.getpid(), f, t) for t in tasks)
@@ -458,7 +469,7 @@ def _ray_tasks(f, tasks, jobs, name, cpus, gpus):
     started = _start_ray(ray, jobs)
     environ = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_on_worker)
-    titles = [f'{name or f.__name__}, task {i} of {len(tasks)}' for i in range(1, len(tasks) + 1)]
+    titles = [f'{name or "task"} {i} of {len(tasks)}' for i in range(1, len(tasks) + 1)]
     waiting = list(enumerate(_shared(ray, tasks)))[::-1]
     pending, results = {}, [None] * len(tasks)
     bar = tqdm(total=len(tasks), desc=name, disable=not name, delay=1.0, leave=False)
@@ -489,6 +500,7 @@ def run_tasks(
     *,
     cpus: float = 1.0,  # That a task reserves; of Ray
     gpus: float = 0.0,  # That a task reserves; of Ray
+    plan: dict[str, int] | None = None,  # Of what `f` reports itself; None: tasks are counted
 ) -> list:  # Results, in the order of the tasks
     """Call a function for many arguments in parallel.
 
@@ -497,9 +509,15 @@ def run_tasks(
     """
     if backend not in ('joblib', 'ray'):
         raise ValueError(f"backend must be 'joblib' or 'ray', got '{backend}'")
+    at_a_time = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
+    name = what or f.__name__
+    report_plan(plan or {name: len(tasks)}, at_a_time)
+    if is_followed() and not plan:
+        tasks = [(f, f'{name} (task {i})', *task) for i, task in enumerate(tasks, 1)]
+        f = _reported
     if backend == 'ray':
         return _ray_tasks(f, tasks, jobs, what, cpus, gpus)
-    results = _joblib_tasks(f, tasks, jobs)
+    results = _joblib_tasks(f, tasks, at_a_time)
     return list(tqdm(results, what, total=len(tasks), disable=not what, delay=1.0, leave=False))
 
 # %% ../nbs/02f_experiment.ipynb #3e17fac1

@@ -8,7 +8,7 @@ __all__ = ['TrainConfig', 'learning_rate', 'run_model', 'to_device', 'predict', 
 
 # %% ../nbs/02d_train.ipynb #40f86c81
 import math
-import os
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .preprocess import Batch
+from .progress import is_followed, report_progress
 from harkd.runs import (
     Config,
     added_field,
@@ -382,14 +383,25 @@ class _Training:
         return self.history
 
 # %% ../nbs/02d_train.ipynb #41b52a99
-_PROGRESS = 'HARKD_PROGRESS'  # Names the file into which a command wants progress reported
+_REPORT_S = 2.0  # Seconds between two reports to the command that waits for a training
 
 
-def _report(name, what):
-    "One line for the command that waits for this training, possibly in another process"
-    if name and _PROGRESS in os.environ:
-        with open(os.environ[_PROGRESS], 'a', encoding='utf8') as file:
-            file.write(f'{name}, {what}\n')
+class _Reports:
+    "Reports of one training to the command that waits for it, possibly in another process"
+
+    def __init__(self, name, training):
+        self.name = name if training.accelerator.is_main_process else ''
+        self.training = training
+        self.last = -math.inf
+        self.first = training.steps_done + 1
+        report_progress(self.name, training.steps_done / training.total)
+
+    def after_step(self):
+        steps, total = self.training.steps_done, self.training.total
+        due = time.monotonic() - self.last >= _REPORT_S
+        if due or steps in (self.first, total):
+            report_progress(self.name, steps / total, f'step {steps}/{total}')
+            self.last = time.monotonic()
 
 
 def _progress_bar(training, name):
@@ -398,7 +410,7 @@ def _progress_bar(training, name):
         name,
         initial=training.steps_done,
         total=training.total,
-        disable=not (name and training.accelerator.is_main_process) or _PROGRESS in os.environ,
+        disable=not (name and training.accelerator.is_main_process) or is_followed(),
         delay=1.0,
         mininterval=0.5,
         leave=False,
@@ -426,16 +438,13 @@ def train(
         training.load(checkpoint)
     training.prepare()
     bar = _progress_bar(training, progress)
-    first = training.steps_done + 1
+    reports = _Reports(progress, training)
     for _ in bar:
         training.step()
-        if training.steps_done == first:
-            _report(progress, f'step {first}/{training.total}')
+        reports.after_step()
         if training.epoch_ended:
             training.end_epoch(val_every)
             _show(bar, training.history[-1])
-            epochs = math.ceil(training.epochs)
-            _report(progress, f'epoch {training.history[-1]["epoch"]}/{epochs}')
         if checkpoint and training.checkpoint_due(every):
             training.save(checkpoint)
     return training.finish()

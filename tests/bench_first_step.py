@@ -3,7 +3,7 @@
     HARKD_DATA=DIR python -m tests.bench_first_step      writes bench_first_step.json
 
 Each command runs in a new folder, and is ended as soon as the progress file in its temporary
-folder has its first line ('teacher (fold 1of5, seed 0), step 1/4000'). The first command after a
+folder speaks of a first step ("teacher (fold 1, seed 0)", "step 1/4000"). The first command after a
 start of the machine reads its files from disk: it is listed, but not counted. The cores must be
 free: on a busy machine put `chrt --rr 1` (as root) before the command."""
 
@@ -25,7 +25,7 @@ COMMAND = (sys.executable, '-c', 'from harkd.cli import main; main()', 'run', 'd
 
 
 def seconds_to_first_step(params: tuple[str, ...]) -> float:
-    "Start the command, wait for the first line of progress, end the command"
+    "Start the command, wait for the first step that is reported, end the command"
     with tempfile.TemporaryDirectory(prefix='first-step-') as folder:
         command = [
             *COMMAND,
@@ -46,7 +46,9 @@ def seconds_to_first_step(params: tuple[str, ...]) -> float:
             process_group=0,
         )
         try:
-            while not any(p.stat().st_size for p in Path(folder).glob('harkd-*/progress')):
+            while not any(
+                'step 1/' in p.read_text() for p in Path(folder).glob('harkd-*/progress')
+            ):
                 if process.poll() is not None:
                     raise SystemExit(f'the command ended before its first step: {command}')
                 time.sleep(0.01)

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 
 import pytest
 from typer.testing import CliRunner
@@ -22,9 +21,7 @@ from harkd.cli import (
     join_pairs,
     parse_params,
     parse_value,
-    progress_bar,
     read_params,
-    read_progress,
     read_question,
     recipes,
     runnable,
@@ -282,19 +279,6 @@ def test_an_error_of_a_run_is_one_message_that_names_the_notebook(tmp_path):
     with pytest.raises(SystemExit, match="arm must be 'distilled' or 'control', got 'x'") as e:
         execute('deploy', {'run': 'none', 'arm': 'x'}, tmp_path / 'out.ipynb')
     assert 'out.ipynb' in str(e.value) and (tmp_path / 'out.ipynb').exists()
-
-
-def test_progress_is_the_last_line_of_a_file_that_may_not_be_there(tmp_path, capsys):
-    path = tmp_path / 'progress'
-    assert read_progress(path) == ''
-    path.write_text('\n')
-    assert read_progress(path) == ''
-    path.write_text('teacher\nstudent, fold 2/3\n')
-    assert read_progress(path) == 'student, fold 2/3'
-    before = threading.active_count()
-    with pytest.raises(ZeroDivisionError), progress_bar('x', path, seconds=0.001):
-        1 / 0
-    assert threading.active_count() == before
 
 
 def test_a_kernel_is_told_where_to_report(tmp_path, monkeypatch):

@@ -1,21 +1,112 @@
 "A command can follow trainings that run in other processes"
 
+import json
+import os
+import threading
+import time
+from dataclasses import replace
+
+import pytest
 from joblib.externals.loky import get_reusable_executor
 
-from harkd.distill import DistillConfig, run_distill
+from harkd.distill import DistillConfig, planned_parts, run_distill
+from harkd.experiment import run_tasks
+from harkd.progress import progress_bar, read_progress, report_plan, report_progress, seconds_left
+
+CONFIG = DistillConfig(
+    'synth',
+    student='conv_8k',
+    epochs=2,
+    teacher_epochs=1,
+    seeds=1,
+    folds=2,
+    jobs=2,
+    baseline='minirocket',
+)
 
 
-def test_every_training_reports_its_first_step_and_its_epochs(tmp_path, monkeypatch):
-    file = tmp_path / 'progress'
-    monkeypatch.setenv('HARKD_PROGRESS', str(file))
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    path = tmp_path / 'progress'
+    monkeypatch.setenv('HARKD_PROGRESS', str(path))
     get_reusable_executor().shutdown()  # workers of earlier tests do not know the variable
-    config = DistillConfig(
-        'synth', student='conv_8k', epochs=2, teacher_epochs=1, seeds=1, folds=2, jobs=2
-    )
+    return path
+
+
+def rows_of(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_every_training_of_a_run_is_planned_and_reported_to_its_end(file, tmp_path):
+    run_distill(CONFIG, tmp_path / 'run')
+    plan, *rows = rows_of(file)
+    assert plan['plan'] == dict.fromkeys(planned_parts(CONFIG), 2) and plan['jobs'] == 2
+    ended = {row['name'] for row in rows if row['done'] == 1}
+    parts = ('teacher', 'control', 'distilled', 'baseline')
+    assert ended == {f'{part} (fold {k}, seed 0)' for part in parts for k in (1, 2)}
+    assert {row['name'] for row in rows} == ended
+    steps = [row['what'] for row in rows if row['name'] == 'teacher (fold 2, seed 0)']
+    assert any(what.startswith('step 1/') for what in steps)
+    assert read_progress(file).startswith('8 of 8 done; ')
+
+
+def test_what_an_earlier_start_had_trained_counts_as_done_at_once(file, tmp_path):
+    config = replace(CONFIG, jobs=1)
     run_distill(config, tmp_path / 'run')
-    reported = file.read_text().splitlines()
-    lines = [line for line in reported if ', epoch ' in line]
-    assert len(lines) == 2 * (1 + 2 + 2)
-    first_steps = [line for line in reported if ', step 1/' in line]
-    assert len(first_steps) == 2 * 3 and len(reported) == len(lines) + len(first_steps)
-    assert any(line.startswith('distilled (fold 2of2, seed 0), epoch 2/2') for line in lines)
+    (tmp_path / 'run' / 'metrics.json').unlink()
+    (tmp_path / 'run' / 'fold0_seed0' / 'rows.json').unlink()
+    file.unlink()
+    run_distill(config, tmp_path / 'run')
+    rows = rows_of(file)
+    assert not any('step' in row.get('what', '') for row in rows)
+    assert len({row['name'] for row in rows[1:] if row['done'] == 1}) == 8
+    assert seconds_left(rows) == 0
+
+
+def test_tasks_of_any_experiment_are_counted(file):
+    run_tasks(pow, [(2, k) for k in range(5)], jobs=2, what='powers')
+    rows = rows_of(file)
+    assert rows[0]['plan'] == {'powers': 5}
+    assert {row['name'] for row in rows[1:] if row['done'] == 1} == {
+        f'powers (task {k})' for k in range(1, 6)
+    }
+
+
+def test_the_estimate_is_near_from_the_first_part_of_the_first_training(file):
+    def wait(name):
+        report_progress(name, 0.0)
+        for k in range(1, 5):
+            time.sleep(0.05)
+            report_progress(name, k / 4)
+
+    begin, estimates = time.monotonic(), []
+    report_plan({'student': 8})
+    for seed in range(8):
+        wait(f'student (seed {seed})')
+        estimates.append((time.monotonic() - begin, seconds_left(rows_of(file))))
+    total = estimates[-1][0]
+    assert estimates[-1][1] == 0
+    assert all(abs(now + left - total) < 0.25 * total for now, left in estimates)
+
+
+def test_a_second_plan_forgets_the_first(file):
+    report_plan({'teacher': 1})
+    report_progress('teacher (fold 1)', 1.0)
+    report_plan({'student': 4}, jobs=2)
+    assert read_progress(file).startswith('0 of 4 done')
+
+
+def test_a_file_that_cannot_be_written_does_not_stop_a_training(tmp_path, monkeypatch):
+    monkeypatch.setenv('HARKD_PROGRESS', str(tmp_path / 'elsewhere' / 'progress'))
+    report_progress('teacher (fold 1)', 0.5)
+    assert not os.listdir(tmp_path)
+
+
+def test_nothing_is_reported_and_no_thread_is_left_after_an_error(tmp_path):
+    path = tmp_path / 'progress'
+    assert read_progress(path) == ''
+    path.write_text('\nnot json\n{"other": 1}\n')
+    assert read_progress(path) == ''
+    with pytest.raises(ZeroDivisionError), progress_bar('x', path, seconds=0.001):
+        1 / 0
+    assert 'progress' not in [thread.name for thread in threading.enumerate()]
