@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import logging
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 from .cost import compare_latency, cost
 from .data import find_function
 from .distill import open_run
-from .runs import Config, Run, load_model, write_bytes, write_json
+from .runs import Config, Run, load_model, scratch_folder, write_bytes, write_json
 from .student import HarModel
 
 # %% ../nbs/09_deploy.ipynb #c9113a98
@@ -94,7 +93,7 @@ def onnx_bytes(
     model = model.eval()
     x = torch.zeros(batch or 2, *shape)
     sizes = {} if batch else {'dynamic_shapes': (({0: torch.export.Dim('batch')},),)}
-    with tempfile.TemporaryDirectory() as tmp, _silent():
+    with scratch_folder() as tmp, _silent():
         path = f'{tmp}/model.onnx'
         try:
             torch.onnx.export(

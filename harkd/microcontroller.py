@@ -9,13 +9,12 @@ __all__ = ['c_array', 'write_c', 'run_micro']
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from .deploy import ExportMismatch
-from .runs import write_bytes
+from .runs import scratch_folder, write_bytes
 from .tflite import tflite_ops
 
 # %% ../nbs/09e_microcontroller.ipynb #5ca71731
@@ -114,7 +113,7 @@ def run_micro(
     x: np.ndarray,  # (n,t,c) normalised windows
 ) -> tuple[np.ndarray, int]:  # (n,k) logits; bytes of the arena
     "What TensorFlow Lite Micro computes, and its memory; raises `ExportMismatch` if it cannot"
-    with tempfile.TemporaryDirectory() as tmp:
+    with scratch_folder() as tmp:
         model, windows, logits = (f'{tmp}/{n}' for n in ('m.tflite', 'x.npy', 'y.npy'))
         Path(model).write_bytes(data)
         np.save(windows, np.asarray(x, np.float32))

@@ -11,7 +11,6 @@ import contextlib
 import copy
 import io
 import logging
-import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from .data import COLORS
 from .deploy import ExportMismatch, onnx_bytes, onnx_runner
 from .losses import soft_target_loss
 from .quantization_aware import FakeQuantize, quantization_aware_loss
+from .runs import scratch_folder
 from .split import BatchLoader
 from .student import HarModel
 from .train import TrainConfig, run_model, train
@@ -94,7 +94,7 @@ def onnx_int8(
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as tmp, _quiet():
+    with scratch_folder() as tmp, _quiet():
         fp32, folded, int8 = (f'{tmp}/{name}.onnx' for name in ('fp32', 'folded', 'int8'))
         model = onnx.load_from_string(data)
         del model.graph.value_info[:]  # recorded shapes of weights hinder their transposition

@@ -7,8 +7,8 @@ __all__ = ['JSON_BYTES', 'SEAL_KEYS', 'MODEL_CLASSES', 'NOT_COMPUTED', 'NOT_SEAL
            'LEDGER_COLUMNS', 'LEDGER_PAGE_BYTES', 'in_test', 'set_seed', 'check_params', 'Config', 'injected_params',
            'make_config', 'opened_by_hand', 'quick_size', 'check_range', 'check_positive', 'check_choice',
            'added_field', 'renamed_field', 'placed_field', 'plain_config', 'hash_config', 'processor', 'environment',
-           'write_bytes', 'write_json', 'DamagedFile', 'read_json', 'file_hash', 'write_sealed', 'find_damage',
-           'read_sealed', 'table_text', 'write_table', 'save_tensors', 'load_tensors', 'find_module',
+           'write_bytes', 'write_json', 'DamagedFile', 'read_json', 'scratch_folder', 'file_hash', 'write_sealed',
+           'find_damage', 'read_sealed', 'table_text', 'write_table', 'save_tensors', 'load_tensors', 'find_module',
            'find_model_class', 'make_model', 'write_description', 'read_description', 'save_model', 'load_model',
            'repo_root', 'hash_computation', 'run_files', 'compare_data', 'Run', 'results_dir', 'results_file',
            'published_file', 'result_rows', 'write_results', 'read_ledger', 'write_ledger']
@@ -24,10 +24,11 @@ import json
 import os
 import platform
 import random
+import shutil
 import sys
 import tempfile
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, field, fields, is_dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -35,7 +36,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
@@ -325,6 +326,16 @@ def read_json(path: str | Path):
         raise FileNotFoundError(f"'{path}' is missing") from None
     except (ValueError, OSError, RecursionError) as e:
         raise DamagedFile(f'{path}: not JSON ({e})') from e
+
+# %% ../nbs/02c_runs.ipynb #5c4a0002
+@contextmanager
+def scratch_folder():  # Yields its `Path`
+    "A temporary folder; those that killed processes left are removed"
+    for lock in Path(tempfile.gettempdir()).glob('harkd-*/lock'):
+        with suppress(Timeout, OSError), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.parent)
+    with tempfile.TemporaryDirectory(prefix='harkd-') as folder, FileLock(f'{folder}/lock'):
+        yield Path(folder)
 
 # %% ../nbs/02c_runs.ipynb #e5c20002
 SEAL_KEYS = ('value', 'files', 'sha256')

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .deploy import ExportMismatch, onnx_bytes
-from .runs import write_bytes
+from .runs import scratch_folder, write_bytes
 from .student import HarModel
 
 # %% ../nbs/09c_tflite.ipynb #bcba32d3
@@ -87,7 +87,7 @@ def tflite_bytes(
     data = onnx_bytes(model, shape, batch=1)
     precisions = ('fp32', 'fp16') if calibration is None else tuple(TFLITE)
     args = ['-i', 'model.onnx', '-o', 'out', '-nuo', '-kat', 'imu', '-b', '1', '-n']
-    with tempfile.TemporaryDirectory() as tmp:
+    with scratch_folder() as tmp:
         Path(f'{tmp}/model.onnx').write_bytes(data)
         if calibration is not None:
             np.save(f'{tmp}/windows.npy', calibration.float().cpu().numpy())

@@ -71,10 +71,13 @@ class Killer:
         self.root, self.token = root, root.name
         self.temporary = root / 'tmp'
         self.temporary.mkdir()
-        self.orphans, self.slowest = [], 0.0
+        self.shared = root / 'shared'  # where joblib would use /dev/shm
+        self.shared.mkdir()
+        self.orphans, self.slowest, self.usual = [], 0.0, set()
         env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
         results = root / 'results'
         self.env = env | {MARK: self.token, 'TMPDIR': str(self.temporary)}
+        self.env |= {'JOBLIB_TEMP_FOLDER': str(self.shared)}
         self.env |= {'HARKD_RESULTS': str(results), 'JUPYTER_RUNTIME_DIR': str(root / 'jupyter')}
 
     def start(self, command, after=None):
@@ -92,6 +95,11 @@ class Killer:
             raise RuntimeError((self.root / 'log').read_text()[-3000:])
         self.wait_for_children()
         return code == 0
+
+    def left(self):
+        "Temporary files that a complete command leaves only if it was killed before"
+        names = [p.name for d in (self.temporary, self.shared) for p in d.iterdir()]
+        return sorted(set(names) - self.usual)
 
     def wait_for_children(self):
         begin = time.monotonic()
@@ -126,64 +134,61 @@ def differences(expected, found):
     return [n for n in names if expected.get(n) != found.get(n)]
 
 
-def killed_until_complete(killer, command, folder, seconds, expected, kills, rng, prepare=None):
-    "Kill a command at `kills` moments, and compare whatever was completed"
-    done, moments, wrong, complete = 0, [], [], 0
+def killed_until_complete(killer, command, folder, expected, kills, rng):
+    "Kill a command at `kills` moments, and compare whatever was completed; yields what was found"
+    seconds, done, moments, wrong, complete = killer.undisturbed_s, 0, [], [], 0
     while done < kills:
-        if prepare:
-            prepare()
         moment = float(rng.uniform(0, seconds))
-        finished = killer.start(command, moment if done < kills else None)
+        finished = killer.start(command, moment)
         done += not finished
         moments += [] if finished else [round(moment, 2)]
         if finished or done == kills:
             if not finished:
                 killer.start(command)
             complete += 1
-            print(f'{done} kills, {complete} completed', flush=True)
             wrong += differences(expected, content(folder))
             shutil.rmtree(folder)
-    return {'kills': done, 'completed': complete, 'differ': wrong, 'moments_s': sorted(moments)}
+            found = {'kills': done, 'completed': complete, 'differ': wrong}
+            found['left'] = killer.left()
+            yield found | {'moments_s': sorted(moments), 'undisturbed_s': round(seconds, 1)}
+
+
+def undisturbed(killer, command, folder):
+    "What a command makes that nobody kills, and what it leaves elsewhere"
+    shutil.rmtree(folder, ignore_errors=True)
+    begin = time.monotonic()
+    killer.start(command)
+    killer.undisturbed_s = time.monotonic() - begin
+    killer.usual |= set(killer.left())
+    return content(folder)
 
 
 def kill_runs(killer, kills, rng):
     folder = killer.root / 'run'
     params = [x for k, v in PARAMS.items() for x in ('-p', k, str(v))]
     command = [*RUN, *params, '-p', 'run', str(folder)]
-    begin = time.monotonic()
-    killer.start(command)
-    seconds = time.monotonic() - begin
-    expected = content(folder)
+    expected = undisturbed(killer, command, folder)
     shutil.copytree(folder, killer.root / 'kept')
     shutil.rmtree(folder)
-    found = killed_until_complete(killer, command, folder, seconds, expected, kills, rng)
-    return found | {'undisturbed_s': round(seconds, 1), 'files': len(expected)}
+    for found in killed_until_complete(killer, command, folder, expected, kills, rng):
+        yield found | {'files': len(expected)}
 
 
 def kill_exports(killer, kills, rng):
-    run, folder = killer.root / 'kept', killer.root / 'bundle'
-    command = [sys.executable, '-c', EXPORT, str(run), str(folder)]
-    begin = time.monotonic()
-    killer.start(command)
-    seconds = time.monotonic() - begin
-    expected = content(folder)
+    folder = killer.root / 'exports' / 'bundle'  # beside it nothing else may be
+    command = [sys.executable, '-c', EXPORT, str(killer.root / 'kept'), str(folder)]
+    expected = undisturbed(killer, command, folder)
     shutil.rmtree(folder)
-    found = killed_until_complete(killer, command, folder, seconds, expected, kills, rng)
-    left = [p.name for p in killer.root.iterdir() if p.name.startswith('.')]
-    return found | {'undisturbed_s': round(seconds, 1), 'left_beside': left}
+    for found in killed_until_complete(killer, command, folder, expected, kills, rng):
+        yield found | {'left_beside': sorted(p.name for p in folder.parent.iterdir())}
 
 
 def kill_ledgers(killer, kills, rng):
     folder = killer.root / 'results'
     command = [sys.executable, '-c', LEDGER]
-    shutil.rmtree(folder, ignore_errors=True)
-    begin = time.monotonic()
-    killer.start(command)
-    seconds = time.monotonic() - begin
-    expected = content(folder)
+    expected = undisturbed(killer, command, folder)
     shutil.rmtree(folder)
-    found = killed_until_complete(killer, command, folder, seconds, expected, kills, rng)
-    return found | {'undisturbed_s': round(seconds, 1)}
+    yield from killed_until_complete(killer, command, folder, expected, kills, rng)
 
 
 def main():
@@ -193,21 +198,23 @@ def main():
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix='kill_runs'))
-    killer, rng = Killer(root), np.random.default_rng(args.seed)
+    killer = Killer(root)
     found = {'device': processor(), 'seed': args.seed, 'parameters': PARAMS}
     path = results_dir() / 'benchmarks' / 'kill_runs.json'
     jobs = {'run': kill_runs, 'export': kill_exports, 'ledger': kill_ledgers}
-    for what, f in jobs.items():
-        found[what] = f(killer, getattr(args, what), rng)
-        found['orphans'] = killer.orphans
-        found['children_ended_after_s'] = round(killer.slowest, 1)
-        found['left_in_tmp'] = sorted(p.name for p in killer.temporary.iterdir())
-        write_json(path, found)
-        print(what, {k: v for k, v in found[what].items() if k != 'moments_s'}, flush=True)
-    print({k: v for k, v in found.items() if k not in jobs})
+    for k, (what, f) in enumerate(jobs.items()):
+        rng = np.random.default_rng([args.seed, k])
+        for result in f(killer, getattr(args, what), rng):
+            found[what] = result
+            found['orphans'] = killer.orphans
+            found['children_ended_after_s'] = round(killer.slowest, 1)
+            found['left_without_a_kill'] = sorted(killer.usual)
+            write_json(path, found)
+            print(what, {k: v for k, v in result.items() if k != 'moments_s'}, flush=True)
     shutil.rmtree(root)
-    wrong = any(found[what]['differ'] for what in jobs)
-    return wrong or bool(found['orphans'] or found['left_in_tmp'])
+    keys = ('differ', 'left', 'left_beside')
+    wrong = any(found[what].get(key) for what in jobs if what in found for key in keys)
+    return wrong or bool(found['orphans'])
 
 
 if __name__ == '__main__':

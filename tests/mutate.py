@@ -46,6 +46,7 @@ LEFT_OUT = set(  # read the source, start a browser or another machine's worth o
     'test_clone test_docs test_export test_live test_names test_notebooks test_papermill '
     'test_processes test_progress test_readme test_recipes'.split()
 )
+DEFAULTS = 'tests/test_defaults.py::test_defaults_are_those_that_figures_were_made_with[{}]'
 DESELECTED = '-k', 'not in_a_browser and not ray and not chromium'
 PYTEST = ('-q', '-x', '--no-header', '--tb=short', '-p', 'no:cacheprovider', '-W', 'ignore')
 UNKNOWN_S = 20.0  # of a file of tests or a chapter that was not collected
@@ -123,8 +124,13 @@ def in_child(work, folder, log, cpu_s):
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    end = time.monotonic() + 6 * cpu_s
-    while time.monotonic() < end:
+    end, used = time.monotonic() + 6 * cpu_s, 0.0
+    while True:
+        if time.monotonic() > end:  # it waits for ever, or other work is in the way?
+            before, used = used, cpu_seconds(pid)
+            if used < before + 1:
+                break
+            end = time.monotonic() + 60
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             stop_group(pid)
@@ -137,6 +143,16 @@ def in_child(work, folder, log, cpu_s):
     stop_group(pid)
     os.waitpid(pid, 0)
     return 'timeout'
+
+
+def cpu_seconds(session):
+    "CPU time of the processes of a session so far"
+    total = 0
+    for path in Path('/proc').glob('[0-9]*/stat'):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(')')[2].split()
+            total += int(fields[3] == str(session)) * (int(fields[11]) + int(fields[12]))
+    return total / os.sysconf('SC_CLK_TCK')
 
 
 def stop_group(pid):
@@ -361,11 +377,11 @@ def restore(folder, mutation, chapter):
 def steps(folder, mutation, chapter, coverage, budget):
     "(name, work, seconds) of what may notice it, the quicker first"
     names, total = coverage.tests(mutation, budget)
+    names = [DEFAULTS.format(mutation.module), *names]
     found = []
     seconds = coverage.chapter_s.get(chapter, UNKNOWN_S + 1)
     found.append((chapter, lambda: run_chapter(folder, chapter), seconds))
-    if names:
-        found.append((f'tests: {len(names)}', lambda: run_pytest(folder, names), total))
+    found.append((f'tests: {len(names)}', lambda: run_pytest(folder, names), total))
     found = sorted(found, key=lambda step: step[2])
     return [step for k, step in enumerate(found) if k == 0 or step[2] <= LONGEST_S]
 

@@ -29,6 +29,7 @@ from harkd.quantize import check_decisions, compare_decisions, peak_activations
 from harkd.runs import Run, load_model, read_json, save_model, write_json
 from harkd.runtime import BadBundle, Bundle
 from harkd.testing import check_bundle as check_bundle_suite
+from tests.flip_bytes import export_all
 
 
 @pytest.fixture(scope='module')
@@ -340,3 +341,13 @@ def test_the_calibration_error_is_that_of_subjects_who_were_held_apart(out_of_fo
 @pytest.mark.parametrize('which', [0, 1])
 def test_a_bundle_of_the_run_passes_the_public_checks(run, bundles, which):
     check_bundle_suite(bundles[which], run.path)
+
+
+def test_bundles_of_all_formats_pass_the_public_checks(run, tmp_path):
+    "One conversion by TensorFlow; each file is opened, damaged and streamed into"
+    pytest.importorskip('ai_edge_litert')
+    wanted = [('onnx', 'fp16'), ('tflite', 'fp32'), ('tflite', 'fp16'), ('tflite', 'int8')]
+    for folder in export_all(run.path, tmp_path, wanted):
+        wanted.remove((Bundle(folder).about['format'], Bundle(folder).about['precision']))
+        check_bundle_suite(folder)
+    assert not wanted
