@@ -217,7 +217,8 @@ def spread_packets(
         return time
     steps = np.diff(stamps)
     usual = float(np.median(steps / count[:-1]))
-    inner = np.where(steps <= 1.5 * np.median(steps), steps / count[:-1], usual)
+    even = steps / count[:-1]
+    inner = np.where(steps <= 1.5 * np.median(steps), even, np.minimum(even, usual))
     period = np.append(inner, usual)
     within = np.arange(len(time)) - np.repeat(first, count)
     spread = np.repeat(stamps, count) + within * np.repeat(period, count)

@@ -1,6 +1,5 @@
 "Bundles on machines without harkd, and streams that misbehave"
 
-import io
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harkd.clocks import measured_rate
+from harkd.clocks import measured_rate, spread_packets
 from harkd.data import Dataset, Recording, Span, Stream, load_dataset
 from harkd.deploy import export_onnx
 from harkd.experiment import FitConfig, experiment_windows, model_metadata
@@ -25,12 +24,12 @@ from harkd.runtime import (
     BadBundle,
     Bundle,
     DecisionSmoother,
+    PacketSpreader,
     StreamingClassifier,
     StreamResampler,
     seal_bundle,
     stream_csv,
 )
-from harkd.runtime import main as runtime_main
 from harkd.split import BatchLoader, by_subject
 from harkd.student import make_student
 from tests.conftest import ROOT
@@ -430,22 +429,59 @@ def test_gaps_jumps_and_an_hour_of_silence(made):
     assert [d.window_label for d in first] == [d.window_label for d in again]
 
 
-def test_a_stream_of_packets_counts_what_it_averages_and_its_command_says_so(
-    made, monkeypatch, capsys
-):
-    t, x = spar_stream(6)
-    packets = t[::4].repeat(4)[: len(t)]
-    for stamps, shared in ((t, 0), (packets, len(t) - len(np.unique(packets)))):
+@pytest.mark.parametrize('size', (1, 2, 4, 50))
+@pytest.mark.parametrize('seed', (0, 1))
+def test_a_stream_of_packets_decides_as_the_recording_does(made, size, seed):
+    "Samples of a packet get the times that the reader of a recording gives them"
+    t, x = spar_stream(12)
+    stamps = t[::size].repeat(size)[: len(t)]
+    rng = np.random.default_rng(seed)
+    stamps, x = stamps[min(size - 1, 1) :], x[min(size - 1, 1) :]  # the first packet is not whole
+    cuts = np.sort(rng.integers(0, len(stamps), 30))
+
+    def decisions(times):
         stream = StreamingClassifier(Bundle(made[0]), threshold=0.0)
-        for i in range(0, len(t), 7):
-            stream.push(stamps[i : i + 7], x[i : i + 7])
-        stream.finish()
-        assert stream.report['averaged'] == shared
-        names = ','.join(['time', *stream.bundle.raw])
-        rows = '\n'.join(','.join(map(str, row)) for row in np.c_[stamps, x])
-        monkeypatch.setattr('sys.stdin', io.StringIO(f'{names}\n{rows}\n'))
-        runtime_main([str(made[0])])
-        assert ('share the time stamp' in capsys.readouterr().err) == (shared > 0)
+        parts = zip(np.split(times, cuts), np.split(x, cuts))
+        found = sum([stream.push(*part) for part in parts], []) + stream.finish()
+        return found, stream.report
+
+    given, report = decisions(stamps)
+    spread, _ = decisions(spread_packets(stamps))
+    assert len(given) == len(spread) > 3 and report['averaged'] == 0
+    assert report['spread'] > 0.4 * len(t) if size > 1 else report['spread'] == 0
+    np.testing.assert_allclose([d.time for d in given], [d.time for d in spread], atol=1e-9)
+    assert [d.window_label for d in given] == [d.window_label for d in spread]
+    probabilities = [[d.probability for d in found] for found in (given, spread)]
+    np.testing.assert_allclose(*probabilities, atol=1e-5)
+
+
+def test_packets_with_a_gap_a_restart_repeats_and_a_clock_that_stands_still():
+    stamps = np.repeat(np.arange(20) * 0.5, 5)
+    x = np.arange(100.0)[:, None]
+    packets = PacketSpreader(1)
+    packets.measure(stamps, x)
+    t, _ = packets.push(np.r_[stamps, np.full(5, 60.0), np.full(5, 0.5)], np.arange(110.0)[:, None])
+    assert len(t) == 105 and (np.diff(t[:100]) > 0.0999).all()
+    np.testing.assert_allclose(t[100:], 60 + np.arange(5) / 10)  # of the packet before the restart
+    t, values = packets.push(np.full(6, 1.0), np.r_[np.arange(110.0, 115), 114][:, None])
+    np.testing.assert_allclose(t, 0.5 + np.arange(5) / 10)
+    t, values = packets.push(np.full(9999, 1.0), np.arange(9999.0)[:, None])
+    assert len(t) == 9999 + 5 and not len(packets.waiting[0])  # the repeated row is left out
+    t, _ = packets.push(np.array([2.0, np.nan, 2.0, 2.5]), np.arange(4.0)[:, None])
+    np.testing.assert_allclose(t, [2.0, 2.25, np.nan])
+
+
+def test_repeated_rows_are_no_packets(made):
+    t, x = spar_stream(6)
+    stream = StreamingClassifier(Bundle(made[0]), threshold=0.0)
+    twice = stream.push(t.repeat(2), x.repeat(2, axis=0)) + stream.finish()
+    once = StreamingClassifier(Bundle(made[0]), threshold=0.0)
+    found = [*once.push(t, x), *once.finish()]
+    assert stream.report['spread'] == 0 and not stream.report['lowpassed']
+    assert stream.report['hz'] == once.report['hz']
+    assert [d.window_label for d in found] == [d.window_label for d in twice]
+    probabilities = [[d.probability for d in decisions] for decisions in (found, twice)]
+    np.testing.assert_allclose(*probabilities, atol=1e-5)
 
 
 def test_nothing_of_before_a_gap_is_smoothed_into_what_follows(made):
