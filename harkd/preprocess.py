@@ -702,18 +702,39 @@ def _streamed_statistics(windows, ids):
     def chunks():
         for start in range(0, len(ids), _AT_ONCE // 8):
             batch = windows.batch(ids[start : start + _AT_ONCE // 8])
-            yield {i: v.double().flatten(0, 1) for i, v in batch.x.items() if v.ndim == 3}
+            yield {i: _measured(batch, i) for i, v in batch.x.items() if v.ndim == 3}
 
     total, count = Counter(), Counter()
     for x in chunks():
-        for i, v in x.items():
-            total[i] = total[i] + v.sum(0)
-            count[i] += len(v)
-    mean, squares = {i: v / count[i] for i, v in total.items()}, Counter()
+        for i, (v, measured) in x.items():
+            total[i] = total[i] + (v * measured).sum(0)
+            count[i] = count[i] + measured.sum(0)
+    mean, squares = {i: v / count[i].clamp(min=1) for i, v in total.items()}, Counter()
     for x in chunks():
-        for i, v in x.items():
-            squares[i] = squares[i] + (v - mean[i]).square().sum(0)
-    return mean, {i: (v / count[i]).sqrt() for i, v in squares.items()}
+        for i, (v, measured) in x.items():
+            squares[i] = squares[i] + ((v - mean[i]).square() * measured).sum(0)
+    return mean, {i: (v / count[i].clamp(min=1)).sqrt() for i, v in squares.items()}
+
+
+def _measured(batch, i):
+    "(n,c) samples of an input one after the other, and (n,c) which of them were measured"
+    v = batch.x[i].double()
+    return v.flatten(0, 1), batch.mask[i][:, None].expand(v.shape).flatten(0, 1)
+
+
+def _statistics(windows, ids):
+    "Mean and standard deviation of what was measured"
+    batch = windows.batch(ids)
+    mean, std = {}, {}
+    for i in [i for i, v in batch.x.items() if v.ndim == 3]:
+        v, measured = _measured(batch, i)
+        if measured.all():
+            mean[i], std[i] = v.mean(0), v.std(0, correction=0)
+            continue
+        n = measured.sum(0).clamp(min=1)
+        mean[i] = (v * measured).sum(0) / n
+        std[i] = (((v - mean[i]).square() * measured).sum(0) / n).sqrt()
+    return mean, std
 
 
 @dataclass(frozen=True)
@@ -731,16 +752,8 @@ class Normalizer:
         ids,  # Training windows
     ) -> 'Normalizer':
         "Learn from training windows; of many windows, some at a time"
-        if len(ids) > _AT_ONCE:
-            mean, std = _streamed_statistics(windows, np.asarray(ids))
-        else:
-            x = {
-                i: v.double().reshape(-1, v.shape[-1])
-                for i, v in windows.batch(ids).x.items()
-                if v.ndim == 3
-            }
-            mean = {i: v.mean(0) for i, v in x.items()}
-            std = {i: v.std(0, correction=0) for i, v in x.items()}
+        many = len(ids) > _AT_ONCE
+        mean, std = (_streamed_statistics if many else _statistics)(windows, np.asarray(ids))
         table = windows.table.iloc[ids]
         subjects = table.subject.where(table.subject.notna(), table.group)
         return cls(
