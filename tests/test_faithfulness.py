@@ -267,3 +267,10 @@ def test_negative_controls_fail_their_score_card(planted):
     assert by_chance['sensitivity'] > 1
     assert min(by_chance['infidelity'], untrained['infidelity']) > 0.7
     assert untrained['randomised: input-free'] > 0.99
+
+
+def test_rows_without_an_order_do_not_count_in_a_rank_correlation():
+    a = torch.tensor([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0], [3.0, 2.0, 1.0]])
+    b = torch.tensor([[4.0, 5.0, 9.0], [1.0, 2.0, 3.0], [9.0, 8.0, 7.0]])
+    assert rank_correlation(a, b) == pytest.approx(1.0)
+    assert rank_correlation(a[1:2], b[1:2]) == 0.0

@@ -126,6 +126,23 @@ def test_a_picture_is_a_function_of_its_values(name, loader, x):
     assert first == again and picture_png(draw(**start))[:4] == b'\x89PNG'
 
 
+@pytest.mark.parametrize('name', FIGURES)
+def test_curves_and_bars_fill_their_axes_and_stay_inside(name, loader, x):
+    draw, controls = live_figures(loader, x)[name]
+    for k in (None, -1):
+        values = {f: c.start if k is None else c.choices[k] for f, c in controls.items()}
+        reach = {}  # panels beside each other may share their limits
+        for panel in draw(**values).panels:
+            drawn = [np.ravel(t.y) for t in panel.traces if t.kind in ('line', 'bars')]
+            y, (low, high) = np.concatenate([*drawn, np.zeros(0)]), panel.limits
+            y = y[np.isfinite(y)]
+            if len(y) and (low, high) not in ((0, 1.05), (0, 105)):  # probabilities and percent
+                assert low <= y.min() and y.max() <= high
+                share = max(abs(y.min()), abs(y.max())) / max(abs(low), abs(high))
+                reach[low, high] = max(share, reach.get((low, high), 0))
+        assert all(share > 0.8 for share in reach.values())
+
+
 def test_both_libraries_draw_all_kinds_of_traces():
     kinds = (line([0, 1], [2, 3], 'a'), bars(['p', 'q'], [1, 2]), marks([0.5]))
     panels = (Panel(kinds), Panel((heat([0, 1, 2], ['u', 'v'], np.eye(2, 3)),)))
