@@ -26,7 +26,7 @@ from harkd.runs import file_hash, processor, results_dir, write_json
 
 MARK = 'HARKD_KILLED'
 PARAMS = {
-    **dict(dataset='synth', student='conv_8k', epochs=3, teacher_epochs=2, folds=2, seeds=2),
+    **dict(dataset='synth', student='conv_8k', epochs=2, teacher_epochs=1, folds=2, seeds=2),
     **dict(jobs=2, batch_size=16, baseline=''),
 }
 RUN = [sys.executable, '-c', 'from harkd.cli import main; main()', 'run', 'distill']
