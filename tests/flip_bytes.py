@@ -5,7 +5,8 @@
 makes a small run and its bundles in every format and precision, flips one bit of each byte (of a
 random share of the bytes), opens what the file belongs to, and counts what was loaded all the same.
 The result is written after every file. `README.md` of a bundle is left out: nothing reads it, and
-it may be edited; `runtime.py`, the same in all bundles, is flipped in one. Exit status 1 if anything was loaded."""
+it may be edited; `runtime.py`, the same in all bundles, is flipped in one. Exit status 1 if
+anything was loaded."""
 
 import argparse
 import shutil
