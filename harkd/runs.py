@@ -447,7 +447,10 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:  # T
             names = f.keys()
             # Copies: safetensors maps the file, and what maps it changes with it
             tensors = {k: f.get_tensor(k).clone() for k in names}
-            header = json.loads((f.metadata() or {})['harkd'])
+            text = (f.metadata() or {})['harkd']
+        header = json.loads(text)
+        if json.dumps(header) != text:
+            raise ValueError('its description is not as it was written')
         meta, checksum = header['meta'], header['sha256']
     except _UNREADABLE as e:
         raise DamagedFile(f"{path}: not a whole file of harkd's ({e})") from e
@@ -532,7 +535,10 @@ def read_description(
     if not isinstance(about, dict) or not {'seal', 'weights_sha256'} & set(about):
         return about  # of an older version
     content = {k: v for k, v in about.items() if k != 'seal'}
-    if about.get('seal') != _seal_of(content) or 'weights_sha256' not in about:
+    same = about.get('seal') == _seal_of(content) and _json_text(about) == Path(path).read_text(
+        'utf8'
+    )
+    if not same or 'weights_sha256' not in about:
         raise DamagedFile(f'{path} was changed after it was written; {_REMEDY}')
     if weights.exists() and file_hash(weights) != about['weights_sha256']:
         raise DamagedFile(f'{weights} holds other weights than {path} was written for; {_REMEDY}')

@@ -13,6 +13,7 @@ import argparse
 import csv
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -133,12 +134,22 @@ def _other_files(path, about):
     return files
 
 
+_TOKEN = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')  # a string, or space between tokens
+
+
+def _as_written(text, about):
+    "Is a text what Python writes for its values? 1E-05 is not, nor is a key that stands twice"
+    plain, tight = _TOKEN.sub(r'\1', text), {'separators': (',', ':')}
+    return plain in (json.dumps(about, **tight), json.dumps(about, **tight, ensure_ascii=False))
+
+
 def _read_about(path):
     "What bundle.json says, if it says all that is needed"
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f'it is larger than {_LARGEST:,} bytes')
-        about = json.loads(path.read_text(encoding='utf8'))
+        text = path.read_text(encoding='utf8')
+        about = json.loads(text)
         missing = [k for k in NEEDED if k not in about]
     except OSError:
         raise BadBundle(f"'{path.parent}' is not a bundle: it has no bundle.json") from None
@@ -146,6 +157,8 @@ def _read_about(path):
         raise BadBundle(f'{path} cannot be read: {e}') from None
     if missing or not isinstance(about, dict):
         raise BadBundle(f'{path} lacks {", ".join(missing)}')
+    if not _as_written(text, about):
+        raise BadBundle(f'{path} was changed after it was written; export it again')
     return about
 
 

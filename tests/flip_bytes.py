@@ -104,7 +104,7 @@ def make(root, wanted=tuple(BUNDLES)):
     run = run_distill(cfg, root / 'run')
     windows = experiment_windows(cfg)
     loader = BatchLoader.fit(by_subject(windows, ['p1', 'p2']))
-    student = make_student('conv_8k', windows, widths=(4, 4), blocks=(1,), kernel=3)
+    student = make_student('conv_8k', windows, widths=(4, 4, 4, 4), kernel=3)
     train(student, loader, cross_entropy(), cfg.training(0), root / 'checkpoint.safetensors')
     save_model(student, root / 'model', **model_metadata(loader, student, cfg, 0))
     return run.path, export_all(run.path, root, wanted)

@@ -47,7 +47,7 @@ def resealed(folder):
     model = folder / str(about['file'])
     about['sha256'] = hashlib.sha256(model.read_bytes()).hexdigest()
     about['seal'] = seal_bundle(about)
-    path.write_text(json.dumps(about))
+    path.write_text(json.dumps(about, indent=1))
 
 
 def damage_bundle(folder, rng):

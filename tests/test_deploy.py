@@ -141,6 +141,18 @@ def damage_relabel(folder):
     write_json(folder / 'bundle.json', {**about, 'classes': about['classes'][::-1]})
 
 
+def damage_spelling(folder):
+    "A flipped bit that makes 1e-05 of 1E-05 changes no value"
+    sealed(note=1e-05)(folder)
+    text = (folder / 'bundle.json').read_text()
+    (folder / 'bundle.json').write_text(text.replace('1e-05', '1E-05'))
+
+
+def damage_repeat(folder):
+    text = (folder / 'bundle.json').read_text()
+    (folder / 'bundle.json').write_text(text.replace('{', '{"threshold": 0.9,', 1))
+
+
 def sealed(**new):
     "A damage that was sealed as if it belonged"
 
@@ -155,6 +167,8 @@ def sealed(**new):
     'damage,says',
     [
         (damage_relabel, 'was changed after it was written'),
+        (damage_spelling, 'was changed after it was written'),
+        (damage_repeat, 'was changed after it was written'),
         (sealed(std=[1.0, 0.0, 1.0]), 'do not fit together'),
         (sealed(mean=[1.0]), 'do not fit together'),
         (sealed(classes=[]), 'do not fit together'),
@@ -197,6 +211,16 @@ def test_a_damaged_bundle_is_refused(made, tmp_path, damage, says):
         pytest.importorskip('ai_edge_litert')
     with pytest.raises(BadBundle, match=says):
         Bundle(folder)
+
+
+@pytest.mark.parametrize('layout', [{'indent': 4}, {'ensure_ascii': False}, {'indent': 0}])
+def test_another_layout_of_bundle_json_is_the_same_bundle(made, tmp_path, layout):
+    folder = tmp_path / 'bundle'
+    shutil.copytree(made[0], folder)
+    about = read_json(folder / 'bundle.json') | {'note': 'größer "} , {" 1e-05 '}
+    text = json.dumps(about | {'seal': seal_bundle(about)}, **layout)
+    (folder / 'bundle.json').write_text(text, encoding='utf8')
+    assert Bundle(folder).about['note'] == about['note']
 
 
 def test_a_folder_without_a_bundle_is_refused(tmp_path):

@@ -34,16 +34,20 @@ from harkd.runs import (
     make_config,
     make_model,
     plain_config,
+    read_description,
     read_json,
     read_ledger,
+    read_sealed,
     repo_root,
     result_rows,
     results_dir,
     save_model,
     save_tensors,
+    write_description,
     write_json,
     write_ledger,
     write_results,
+    write_sealed,
 )
 from harkd.student import ConvStudent, HarModel
 from harkd.teacher import Ensemble
@@ -398,3 +402,22 @@ def test_data_differ_where_both_hashes_are_known_and_differ(earlier, now, says):
     assert compare_data({'data_hash': earlier} if earlier else {}, now) == says
     record = {'hash': 'r'}
     assert compare_data({'data_hash': earlier, 'data_record': record}, now, record) == ''
+
+
+def test_a_flipped_bit_that_changes_no_value_is_noticed(tmp_path):
+    "1E-05 for 1e-05, in what is sealed by its values"
+    path = save_tensors(tmp_path / 'w.safetensors', {'a': torch.ones(2)}, {'lr': 1e-05})
+    described = write_description(tmp_path / 'harkd.json', {'mean': 1e-05}, path)
+    sealed = write_sealed(tmp_path / 'row.json', {'p': 1e-05})
+    assert load_tensors(path)[1] == {'lr': 1e-05}
+    assert read_description(described, path)['mean'] == 1e-05
+    for file in (described, sealed, path):
+        raw = file.read_bytes()
+        assert raw.count(b'1e-05') == 1
+        file.write_bytes(raw.replace(b'1e-05', b'1E-05'))
+    with pytest.raises(DamagedFile, match='w.safetensors: not a whole file'):
+        load_tensors(path)
+    with pytest.raises(DamagedFile, match='harkd.json was changed after'):
+        read_description(described, path)
+    with pytest.raises(DamagedFile, match='row.json was changed after'):
+        read_sealed(sealed)
