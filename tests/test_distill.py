@@ -19,6 +19,7 @@ from harkd.distill import (
     DistillationLoss,
     DistillConfig,
     StudentWithProjectors,
+    _fold_student,
     check_experiment,
     check_methods,
     distill,
@@ -367,6 +368,28 @@ def test_several_teachers_and_simkd_in_a_run(tmp_path):
     assert all(len(pd.read_csv(path)) for path in run.path.glob('*/*/history.csv'))
     assert isinstance(load_model(run / 'fold0_seed0/teacher')[0], Ensemble)
     assert isinstance(load_model(run / 'fold0_seed0/distilled')[0], ReusedHead)
+
+
+@pytest.mark.parametrize('arm', ['control', 'distilled'])
+def test_a_control_is_the_student_without_the_teacher(arm, loader, teacher, monkeypatch, tmp_path):
+    "The same network, seed and length; its methods weigh nothing, and SimKD changes no network"
+    made = {}
+
+    def load_or_train(folder, make, fit, loader, cfg, seed, *rest):
+        made.update(folder=folder, seed=seed, epochs=cfg.epochs, student=make())
+        made['methods'], made['cfg'] = fit(made['student'], None)
+
+    passed = lambda student, teacher, loader, methods, cfg, *rest: (methods, cfg)  # noqa: E731
+    monkeypatch.setattr('harkd.distill.load_or_train', load_or_train)
+    monkeypatch.setattr('harkd.distill.distill', passed)
+    cfg = replace(TINY, loss='soft_target,simkd', epochs=7)
+    _fold_student(cfg, tmp_path, loader, arm, teacher, 3, None)
+    control = arm == 'control'
+    assert (made['folder'], made['seed'], made['epochs']) == (tmp_path / arm, 3, 7)
+    assert made['methods'] == (['soft_target'] if control else ['soft_target', 'simkd'])
+    assert isinstance(made['student'], ReusedHead) != control
+    assert made['cfg'].weight == (0.0 if control else cfg.weight) and cfg.weight > 0
+    assert replace(made['cfg'], weight=cfg.weight) == cfg
 
 
 def test_a_trained_teacher_is_loaded(run, windows):
