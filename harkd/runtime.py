@@ -139,6 +139,8 @@ _TOKEN = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')  # a string, or space between to
 
 def _as_written(text, about):
     "Is a text what Python writes for its values? 1E-05 is not, nor is a key that stands twice"
+    if text == json.dumps(about, indent=1):
+        return True
     plain, tight = _TOKEN.sub(r'\1', text), {'separators': (',', ':')}
     return plain in (json.dumps(about, **tight), json.dumps(about, **tight, ensure_ascii=False))
 

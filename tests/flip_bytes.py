@@ -9,6 +9,7 @@ it may be edited; `runtime.py`, the same in all bundles, is flipped in one. Exit
 anything was loaded."""
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -53,18 +54,19 @@ def part_files(folder):
 def flips(path, load, share, rng):
     "Bytes that were tried, and those whose flip was loaded without a word"
     whole, silent, tried = path.read_bytes(), [], 0
-    for i, byte in enumerate(whole):
-        if rng.random() >= share:
-            continue
-        flipped = bytes([byte ^ (1 << int(rng.integers(8)))])
-        path.write_bytes(whole[:i] + flipped + whole[i + 1 :])
-        tried += 1
-        try:
-            load()
-            silent.append(i)
-        except (DamagedFile, BadBundle):
-            pass
-    path.write_bytes(whole)
+    chosen = np.flatnonzero(rng.random(len(whole)) < share)
+    bits = rng.integers(8, size=len(whole))
+    with path.open('r+b', buffering=0) as f:
+        for i in chosen.tolist():
+            os.pwrite(f.fileno(), bytes([whole[i] ^ (1 << int(bits[i]))]), i)
+            tried += 1
+            try:
+                load()
+                silent.append(i)
+            except (DamagedFile, BadBundle):
+                pass
+            os.pwrite(f.fileno(), whole[i : i + 1], i)
+    assert path.read_bytes() == whole
     return tried, silent
 
 
