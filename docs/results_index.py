@@ -90,6 +90,18 @@ WITHOUT_RECIPE = {
         'streams of damaged CSV and of arrays of any kind: what a caller sees',
         '`python -m tests.fuzz_bundles stream`',
     ),
+    'fuzz_bundle.json': (
+        'bundles damaged at random, often sealed again: what a user sees',
+        '`python -m tests.fuzz_bundles bundle`',
+    ),
+    'fuzz_readers.json': (
+        'downloads of published data sets damaged at random: what a user sees',
+        '`python -m tests.fuzz_readers`',
+    ),
+    'flip_bytes.json': (
+        'a flipped bit in every byte of a run, a model, a checkpoint and bundles of all formats',
+        '`python -m tests.flip_bytes`',
+    ),
     'bench_loader.json': (
         'a million windows: memory, normaliser, order of an epoch, share of a training step',
         '`python -m tests.bench_loader`',
