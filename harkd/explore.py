@@ -42,6 +42,7 @@ from .distill import open_run
 from .experiment import run_tasks
 from .faithfulness import scorecard
 from .guess import KINDS, UNLABELLED, read_recording
+from .language import label_in_words
 from .marks import Mark, read_marks, write_marks
 from .preprocess import Normalizer, Windows, cut_windows, input_stream
 from .readers import read_mat
@@ -90,13 +91,19 @@ class ExplorerData:
         return getattr(self.loader, 'split', self.loader).windows
 
     @property
+    def class_words(self) -> list[str]:  # (k,)
+        "The classes as people read them"
+        card = self.windows.card
+        return [label_in_words(label, card.name) for label in card.classes]
+
+    @property
     def trials(self) -> pd.DataFrame:  # who, activity, trial, window (row of the table), held
         "Whole trials, or for each activity of a recording its first window"
         windows = self.windows
         table = windows.table.reset_index(drop=True).assign(window=range(len(windows)))
         table = table.assign(
             who=table.subject.where(table.subject.notna(), table.group).astype(str),
-            activity=[windows.classes[k] for k in table.label],
+            activity=[self.class_words[k] for k in table.label],
             trial=table.id.astype(str),
             held=table.window.isin(self.held),
         )
@@ -354,7 +361,7 @@ class ModelOptions:
 
     methods: tuple[str, ...]  # Of `METHODS`
     baselines: tuple[str, ...]  # Of `BASELINES`
-    classes: tuple[str, ...]
+    classes: dict[str, str]  # To the same in words
     attention: tuple[str, ...]  # Of `ATTENTION`; empty for a model without attention
     layers: int  # With attention
     heads: int
@@ -369,7 +376,7 @@ class ModelOptions:
         menus = {
             'method': [(m.replace('_', ' '), m) for m in self.methods],
             'baseline': [(b, b) for b in self.baselines],
-            'target': [('predicted', ''), *((c, c) for c in self.classes)],
+            'target': [('predicted', ''), *((words, c) for c, words in self.classes.items())],
             'attention': [(m.replace('_', ' '), m) for m in self.attention] or [(nothing, '')],
         }
         for name, values in numbers.items():
@@ -429,7 +436,7 @@ def model_options(data: ExplorerData, arm: str) -> ModelOptions:
     return ModelOptions(
         methods=methods,
         baselines=kinds,
-        classes=tuple(data.windows.classes[:n_classes]),
+        classes=dict(zip(data.windows.classes[:n_classes], data.class_words)),
         attention=ATTENTION if layers else (),
         layers=layers,
         heads=heads,
@@ -729,7 +736,7 @@ def _depth_size(v, width):  # px, square pixels of the video
 def _layout_panels(s, v, width):
     title = _title_lines(s, v, width)
     label = 14 + max(_text_width(v.rows), _text_width(_range_labels(v), _SMALL))
-    names = 12 + _text_width(s.data.windows.classes)
+    names = 12 + _text_width(s.data.class_words)
     n_classes = len(_shown_classes(s, v))
     wide, body = width >= _WIDE, v.skeleton is not None
     right = min(max(0.34 * width, 320), 480) if wide else 0
@@ -765,7 +772,7 @@ def _layout_panels(s, v, width):
 
 # %% ../nbs/08a_explore.ipynb #5c02a873
 def _title_lines(s, v, width):  # the prediction in bold, and how it was explained
-    classes, best = s.data.windows.classes, int(v.p.argmax())
+    classes, best = s.data.class_words, int(v.p.argmax())
     gap, steps = float(v.attribution.relative_gap), v.attribution.steps
     hidden = '' if v.p_hidden is None else f' → {v.p_hidden[best]:.0%} with the stretch hidden'
     name = ARM_NAMES.get(s.arm, s.arm)
@@ -987,7 +994,7 @@ def _shown_classes(s, v, n=5):  # indices: the most probable first, and the expl
 def _probability_panel(s, v, panels):
     x, y = panels.domain('probability')
     shown = _shown_classes(s, v)
-    names = [html.escape(s.data.windows.classes[k]) for k in shown]
+    names = [html.escape(s.data.class_words[k]) for k in shown]
     own = COLORS['student' if s.arm == 'distilled' else s.arm] if s.arm in ARM_NAMES else '#444444'
     traces = []
     for p, color, name in (
@@ -1020,7 +1027,7 @@ def _probability_panel(s, v, panels):
         header += f' of {len(shown)} of {len(v.p)} classes'
     if v.p_hidden is not None:
         header += ", <span style='color:#B07300'>stretch hidden</span>"
-    label = panels.boxes['probability'][0] - 12 - _text_width(s.data.windows.classes)
+    label = panels.boxes['probability'][0] - 12 - _text_width(s.data.class_words)
     return dict(
         traces=traces,
         axes=dict(

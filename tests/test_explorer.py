@@ -327,7 +327,7 @@ def test_a_model_without_gradients_offers_occlusion_alone(data):
 def test_a_model_of_fewer_classes_offers_only_these(data):
     small = type(data.models['distilled'])(6, 3, (8, 8), (1,), (2,)).eval()
     few = replace(data, models={'distilled': small})
-    assert model_options(few, 'distilled').classes == data.windows.classes[:3]
+    assert list(model_options(few, 'distilled').classes) == list(data.windows.classes[:3])
     explorer = AttributionExplorer(data=few)
     assert [v for _, v in explorer.controls['target'].options] == ['', *data.windows.classes[:3]]
     assert explorer.controls['beside'].disabled
@@ -420,7 +420,7 @@ def test_five_classes_come_first_and_are_written_as_numbers(data):
     view = compute_view(state)
     bars = attribution_figure(state, view).data[8]
     order = np.argsort(-view.p)[:5]
-    assert list(bars.customdata[:5]) == [data.windows.classes[k] for k in order]
+    assert list(bars.customdata[:5]) == [data.class_words[k] for k in order]
     assert list(bars.text[:5]) == [f'{view.p[k] * 100:.1f} %' for k in order]
     every = attribution_figure(replace(state, all_classes=True), view).data[8]
     assert len(every.x) == len(view.p) and list(every.x) == sorted(every.x, reverse=True)
@@ -504,7 +504,7 @@ def test_messages_from_the_browser_move_the_figure(data):
     send(controls['hide'], value=[float(figure.data[0].x[10]), float(figure.data[0].x[50])])
     np.testing.assert_allclose(figure.data[8].x, percent)
     view = compute_view(explorer.state)
-    shown = [data.windows.classes.index(name) for name in figure.data[9].customdata]
+    shown = [data.class_words.index(name) for name in figure.data[9].customdata]
     np.testing.assert_allclose(figure.data[9].x, view.p_hidden[shown] * 100, atol=1e-4)
     send(controls['arm'], index=2)
     assert explorer.state.arm == 'teacher' and figure.data[0].z.shape[0] == 7
