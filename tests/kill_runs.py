@@ -191,16 +191,32 @@ def kill_ledgers(killer, kills, rng):
     yield from killed_until_complete(killer, command, folder, expected, kills, rng)
 
 
+def added(a, b):
+    "Counts and lists of two runs of this script together"
+    if isinstance(a, dict):
+        same = ('parameters', 'files')
+        return a | {k: added(a[k], v) if k in a and k not in same else v for k, v in b.items()}
+    if isinstance(a, list):
+        return a + b
+    return max(a, b) if isinstance(a, float) else a + b if isinstance(a, int) else b
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     for what in ('run', 'export', 'ledger'):
         parser.add_argument(f'--{what}', type=int, default=60 if what == 'run' else 20)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--more', action='store_true', help='add to the result of other seeds')
     args = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix='kill_runs'))
     killer = Killer(root)
-    found = {'device': processor(), 'seed': args.seed, 'parameters': PARAMS}
     path = results_dir() / 'benchmarks' / 'kill_runs.json'
+    earlier = json.loads(path.read_text()) if args.more else {}
+    assert not args.more or (earlier['parameters'], args.seed in earlier['seeds']) == (
+        PARAMS,
+        False,
+    )
+    found = {'device': processor(), 'seeds': [args.seed], 'parameters': PARAMS}
     jobs = {'run': kill_runs, 'export': kill_exports, 'ledger': kill_ledgers}
     for k, (what, f) in enumerate(jobs.items()):
         rng = np.random.default_rng([args.seed, k])
@@ -209,7 +225,7 @@ def main():
             found['orphans'] = killer.orphans
             found['children_ended_after_s'] = round(killer.slowest, 1)
             found['left_without_a_kill'] = sorted(killer.usual)
-            write_json(path, found)
+            write_json(path, added(earlier, found) if earlier else found)
             print(what, {k: v for k, v in result.items() if k != 'moments_s'}, flush=True)
     shutil.rmtree(root)
     keys = ('differ', 'left', 'left_beside')
