@@ -11,8 +11,6 @@ __all__ = ['FORMATS', 'RUNTIMES', 'ARMS', 'MARKS', 'out_of_fold', 'calibrate', '
 import hashlib
 import importlib.util
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -55,6 +53,7 @@ from harkd.runs import (
     hash_config,
     load_tensors,
     processor,
+    temporary_beside,
     write_bytes,
     write_ledger,
     write_results,
@@ -480,9 +479,8 @@ def _arena_bytes(file, x):
 def _replace_folder(folder, files):
     "Write all files into a new folder, then put it in the place of the old bundle"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix='.bundle'))
-    fresh, old = work / 'new', work / 'old'
-    try:
+    with temporary_beside(folder.parent, '.bundle', is_folder=True) as work:
+        fresh, old = work / 'new', work / 'old'
         for name, data in files.items():
             write_bytes(fresh / name, data)
         if folder.exists():
@@ -493,8 +491,6 @@ def _replace_folder(folder, files):
             if old.exists():
                 old.rename(folder)
             raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/09f_formats.ipynb #65efe4d5
 _WAYS = (

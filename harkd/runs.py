@@ -7,11 +7,11 @@ __all__ = ['JSON_BYTES', 'SEAL_KEYS', 'MODEL_CLASSES', 'NOT_COMPUTED', 'NOT_SEAL
            'LEDGER_COLUMNS', 'LEDGER_PAGE_BYTES', 'in_test', 'set_seed', 'check_params', 'Config', 'injected_params',
            'make_config', 'opened_by_hand', 'quick_size', 'check_range', 'check_positive', 'check_choice',
            'added_field', 'renamed_field', 'placed_field', 'plain_config', 'hash_config', 'processor', 'environment',
-           'write_bytes', 'write_json', 'DamagedFile', 'read_json', 'scratch_folder', 'file_hash', 'write_sealed',
-           'find_damage', 'read_sealed', 'table_text', 'write_table', 'save_tensors', 'load_tensors', 'find_module',
-           'find_model_class', 'make_model', 'write_description', 'read_description', 'save_model', 'load_model',
-           'repo_root', 'hash_computation', 'run_files', 'compare_data', 'Run', 'results_dir', 'results_file',
-           'published_file', 'result_rows', 'write_results', 'read_ledger', 'write_ledger']
+           'temporary_beside', 'write_bytes', 'write_json', 'DamagedFile', 'read_json', 'scratch_folder', 'file_hash',
+           'write_sealed', 'find_damage', 'read_sealed', 'table_text', 'write_table', 'save_tensors', 'load_tensors',
+           'find_module', 'find_model_class', 'make_model', 'write_description', 'read_description', 'save_model',
+           'load_model', 'repo_root', 'hash_computation', 'run_files', 'compare_data', 'Run', 'results_dir',
+           'results_file', 'published_file', 'result_rows', 'write_results', 'read_ledger', 'write_ledger']
 
 # %% ../nbs/02c_runs.ipynb #4fa57288
 import ast
@@ -41,6 +41,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
 from .data import check_name, escape_text, find_function
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # %% ../nbs/02c_runs.ipynb #6c96d5df
 def in_test() -> bool:  # True inside `nbdev_test` and our own tests, which set `IN_TEST`
@@ -260,24 +265,74 @@ def environment() -> dict:  # Versions, processor, threads
         system=platform.system(),
     )
 
+# %% ../nbs/02c_runs.ipynb #5c4a0005
+def _hold(path):
+    "A handle on a file or folder that says that its writer lives; None where somebody holds it"
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if fcntl:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return handle
+    except OSError:
+        os.close(handle)
+        return None
+
+
+def _remove_abandoned(folder, prefix):
+    "Remove what writers that were killed left in a folder: a prefix and eight letters"
+    for path in Path(folder).glob(f'{glob.escape(prefix)}????????') if fcntl else ():
+        with suppress(OSError):  # gone by now
+            if (handle := _hold(path)) is not None:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                os.close(handle)
+
+
+@contextmanager
+def temporary_beside(
+    folder: str | Path,  # Where the result will stand
+    prefix: str,  # Of hidden names
+    is_folder: bool = False,
+):  # Yields the `Path` of a new, empty file or folder
+    "A file or folder on its way; those that killed processes left are removed, as is this one"
+    _remove_abandoned(folder, prefix)
+    handle = None
+    while handle is None:  # another process may take it for abandoned before it is held
+        if is_folder:
+            path = tempfile.mkdtemp(dir=folder, prefix=prefix)
+        else:
+            made, path = tempfile.mkstemp(dir=folder, prefix=prefix)
+            os.close(made)
+        with suppress(OSError):
+            handle = _hold(path)
+        if handle is not None and not os.path.exists(path):
+            os.close(handle)
+            handle = None
+    try:
+        yield Path(path)
+    finally:
+        os.close(handle)
+        if is_folder:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            Path(path).unlink(missing_ok=True)
+
 # %% ../nbs/02c_runs.ipynb #88d20aff
 def write_bytes(path: str | Path, data: bytes) -> Path:
     "Write a file atomically; an error names the path, and nothing is left half-made"
     path = Path(path)
     made = not path.parent.exists()
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name[:100]}.')
-        with os.fdopen(handle, 'wb') as f:
+        with (
+            temporary_beside(path.parent, f'.{path.name[:100]}.') as temporary,
+            temporary.open('wb') as f,
+        ):
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
     except BaseException as e:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         if made:
             with suppress(OSError):  # not there, or another process has filled it
                 path.parent.rmdir()

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from dataclasses import dataclass, make_dataclass
 from datetime import date
 from importlib import import_module
@@ -43,6 +45,8 @@ from harkd.runs import (
     results_dir,
     save_model,
     save_tensors,
+    temporary_beside,
+    write_bytes,
     write_description,
     write_json,
     write_ledger,
@@ -421,3 +425,41 @@ def test_a_flipped_bit_that_changes_no_value_is_noticed(tmp_path):
         read_description(described, path)
     with pytest.raises(DamagedFile, match='row.json was changed after'):
         read_sealed(sealed)
+
+
+WRITER = """
+import os, sys, time
+from unittest import mock
+from harkd.runs import write_bytes
+def stop(*args):
+    print('writing', flush=True)
+    time.sleep(60)
+with mock.patch('os.replace', stop):
+    write_bytes(sys.argv[1], b'late')
+"""
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='needs flock')
+def test_a_write_that_was_killed_leaves_nothing_after_the_next_and_a_living_one_is_spared(tmp_path):
+    path = tmp_path / 'ledger.csv'
+    command = [sys.executable, '-c', WRITER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == 'writing\n'
+        write_bytes(path, b'first')
+        assert len(list(tmp_path.glob('.ledger.csv.*'))) == 1  # it lives
+        writer.kill()
+    write_bytes(tmp_path / 'other.csv', b'')
+    (tmp_path / '.ledger.csv.lock').touch()  # no file of a writer
+    write_bytes(path, b'second')
+    names = ['.ledger.csv.lock', 'ledger.csv', 'other.csv']
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert path.read_bytes() == b'second'
+
+
+def test_a_folder_on_its_way_is_removed_with_what_it_holds(tmp_path):
+    left = tmp_path / '.bundle1234567_'
+    (left / 'new').mkdir(parents=True)
+    with temporary_beside(tmp_path, '.bundle', is_folder=True) as work:
+        (work / 'new').mkdir()
+        assert [p.name for p in tmp_path.iterdir()] == [work.name]
+    assert list(tmp_path.iterdir()) == []
