@@ -520,6 +520,7 @@ class WindowView:
     signal: np.ndarray  # (r,t) in these units
     values: np.ndarray  # (r,t) attributions, in units of the logit
     p: np.ndarray  # (k,) probabilities
+    p_baseline: np.ndarray  # (k,) of the baseline alone
     p_hidden: np.ndarray | None  # (k,) with the hidden stretch replaced
     target: int  # Class that is explained
     truth: int  # Class of the nearest window of the table
@@ -664,6 +665,7 @@ def compute_view(s: ExplorerState) -> WindowView:
         signal=signal,
         values=values,
         p=_probabilities(model, x),
+        p_baseline=_probabilities(model, baselines(x, s.baseline, channels)),
         p_hidden=_hidden_probabilities(s, model, x, channels, start, stop),
         target=int(a.target),
         truth=int(raw.y),
@@ -724,7 +726,8 @@ def _text_width(texts, size=_FONT):  # px, at most
 
 
 def _range_labels(v):  # smallest and largest value of each row, with unit
-    return [f'{x.min():.2g} … {x.max():.2g} {u}' for u, x in zip(v.units, v.signal)]
+    limits = (f'{x.min():.2g} … {x.max():.2g}' for x in v.signal)
+    return [f'{text} {unit}'.replace('-', '−') for text, unit in zip(limits, v.units)]
 
 
 def _depth_size(v, width):  # px, square pixels of the video
@@ -771,24 +774,34 @@ def _layout_panels(s, v, width):
     return _Panels(int(width), int(bottom), title, boxes)
 
 # %% ../nbs/08a_explore.ipynb #5c02a873
+def _explanation(s, v):  # what the colours add up to, in one sentence
+    a, name = v.attribution, s.data.class_words[v.target]
+    values = torch.cat([part.flatten() for part in a.values])
+    red, blue = float(values.clamp(min=0).sum()), float(values.clamp(max=0).sum())
+    steps = '' if a.steps is None else f', {int(a.steps)} steps'
+    exact = f'error {float(a.relative_gap):.2%}'
+    if a.steps is None:
+        exact = 'which do not add up to it exactly'
+    recorded = '' if s.hidden is None else 'As recorded, with nothing hidden: '
+    return (
+        f"{recorded}the score of '{name}' differs by {float(a.change):+.2f} from that of the "
+        f'{s.baseline} baseline, to which the model gives {v.p_baseline[v.target]:.0%}: '
+        f'red {red:+.2f}, blue {blue:+.2f}, {exact} ({s.method.replace("_", " ")}{steps})'
+    ).replace('-', '−')
+
+
 def _title_lines(s, v, width):  # the prediction in bold, and how it was explained
     classes, best = s.data.class_words, int(v.p.argmax())
-    gap, steps = float(v.attribution.relative_gap), v.attribution.steps
     hidden = '' if v.p_hidden is None else f' → {v.p_hidden[best]:.0%} with the stretch hidden'
     name = ARM_NAMES.get(s.arm, s.arm)
     prediction = f'{name}: {classes[best]} {v.p[best]:.0%}{hidden} (truth: {classes[v.truth]})'
-    complete = 'no promise of completeness' if steps is None else f'{int(steps)} steps'
-    explanation = (
-        f"attribution of '{classes[v.target]}': {s.method.replace('_', ' ')} from the "
-        f'{s.baseline} baseline, gap {gap:.2%} ({complete})'
-    )
     columns = int((width - 20) / (_CHARACTER * _FONT))
     bold = textwrap.wrap(prediction, int(columns * _FONT / (_TITLE + 1)))
     return (
         *(f'<b>{html.escape(line)}</b>' for line in bold),
         *(
             f"<span style='font-size:{_FONT}px'>{html.escape(line)}</span>"
-            for line in textwrap.wrap(explanation, columns)
+            for line in textwrap.wrap(_explanation(s, v), columns)
         ),
     )
 
@@ -803,18 +816,13 @@ def _line(color, width, **kwargs):  # what all line traces share
 
 
 def _rectangle(x, y, start, stop, color, opacity):  # over a stretch of time
-    return dict(
-        type='rect',
-        xref=x,
-        yref=y,
-        x0=start,
-        x1=stop,
-        y0=0,
-        y1=1,
-        line=dict(width=0),
-        fillcolor=color,
-        opacity=opacity,
-    )
+    place = dict(type='rect', xref=x, yref=y, x0=start, x1=stop, y0=0, y1=1)
+    return dict(**place, line=dict(width=0), fillcolor=color, opacity=opacity)
+
+
+def _frame(x, y, start, stop, color):  # around a stretch of time; what is inside keeps its colours
+    place = dict(type='rect', xref=x, yref=y, x0=start, x1=stop, y0=0, y1=1)
+    return dict(**place, line=dict(width=3 if stop > start else 0, color=color))
 
 
 def _cursor(at, panel):  # a dotted line through a panel
@@ -910,7 +918,7 @@ def _signals_panel(s, v, panels):
         shapes=[
             _cursor(cursor, 'y domain'),
             _cursor(cursor, 'y2 domain'),
-            _rectangle('x', 'y domain', *hidden, COLORS['baseline'], 0.35),
+            _frame('x', 'y domain', *hidden, COLORS['baseline']),
         ],
     )
 
@@ -934,7 +942,9 @@ def _share_panel(s, v, panels):
             '%{x:.2f} s: %{y:.2f} % of the ' + trace['name'] + '<extra></extra>'
         )
     pink = f" and <span style='color:{COLORS['student']}'>attention</span>"
-    text = f'share of each sample in the attribution{pink if has_attention else ""} (%)'
+    text = (
+        f'share of each sample in the attribution, red or blue{pink if has_attention else ""} (%)'
+    )
     axis = _axis(domain=panels.domain('share')[1], anchor='x', rangemode='tozero', nticks=4)
     return dict(
         traces=[attribution, attention],
@@ -958,6 +968,14 @@ def _mark_names(marks, seconds, panels):  # inside of their marks, where they fi
     return names
 
 
+def _recording_name(windows):  # what `_recording` shows
+    signals = windows.signals
+    stream = next((k for k, f in signals.items() if f.values.ndim == 2), next(iter(signals)))
+    inputs = [i for i in windows.inputs if input_stream(i) == stream]
+    sensor = windows.channels(inputs[0])[0].split('_')[0] if inputs else stream
+    return f'length of {sensor}'
+
+
 def _recording_panel(s, v, panels):
     x, y = panels.domain('recording')
     seconds, norm = v.recording
@@ -966,6 +984,7 @@ def _recording_panel(s, v, panels):
     trace = _line(COLORS['control'], 1, x=seconds, y=norm, xaxis='x3', yaxis='y3')
     trace['hovertemplate'] = '%{x:.2f} s<extra></extra>'
     green = ', marks are green' if s.marks else ''
+    name = _recording_name(s.data.windows)
     return dict(
         traces=[trace],
         axes=dict(
@@ -973,11 +992,13 @@ def _recording_panel(s, v, panels):
             yaxis3=_axis(domain=y, anchor='x3', showticklabels=False),
         ),
         annotations=[
-            panels.header('recording', f'whole recording (s), the window is blue{green}'),
+            panels.header(
+                'recording', f'{name} in the whole recording (s), the window is grey{green}'
+            ),
             *_mark_names(s.marks, seconds, panels),
         ],
         shapes=[
-            _rectangle('x3', 'y3 domain', *ends, COLORS['teacher'], 0.35),
+            _rectangle('x3', 'y3 domain', *ends, COLORS['control'], 0.35),
             _rectangle('x3', 'y3 domain', *hidden, COLORS['baseline'], 0.45),
             *(_rectangle('x3', 'y3 domain', m.start, m.stop, COLORS['z'], 0.3) for m in s.marks),
         ],
@@ -1026,6 +1047,7 @@ def _probability_panel(s, v, panels):
     if len(shown) < len(v.p):
         header += f' of {len(shown)} of {len(v.p)} classes'
     if v.p_hidden is not None:
+        header += f", <span style='color:{own}'>as recorded</span>"
         header += ", <span style='color:#B07300'>stretch hidden</span>"
     label = panels.boxes['probability'][0] - 12 - _text_width(s.data.class_words)
     return dict(
@@ -1208,7 +1230,8 @@ _TOOLTIPS = {
     'trial': 'which recording of it',
     'arm': 'which model is explained',
     'method': 'how its decision is attributed',
-    'baseline': 'what stands for "nothing" in attributions and hidden stretches',
+    'baseline': 'what replaces a hidden stretch, and what the score is compared with: zero (the '
+    'mean of the training data), the mean of each channel in this window, or its gravity alone',
     'target': 'the class that is explained',
     'attention': 'how attention is combined over layers; rollout: multiplied through all of them',
     'layer': 'attention through the first so many layers',
@@ -1255,7 +1278,7 @@ def make_controls(data: ExplorerData) -> dict:  # Widgets by name
     "One control for each choice"
     w = extra_package('ipywidgets')
     style = dict(description_width='88px')
-    narrow = w.Layout(width='290px')
+    narrow, wide = w.Layout(width='290px'), w.Layout(width='350px')  # classes have long names
 
     def number():  # a layout of its own for each slider: one of them may be hidden
         return dict(layout=w.Layout(width='440px'), style=style, continuous_update=True)
@@ -1284,11 +1307,11 @@ def make_controls(data: ExplorerData) -> dict:  # Widgets by name
         hide=w.FloatRangeSlider(
             description='hidden (s)', step=0.02, readout_format='.2f', **number()
         ),
-        frame=w.IntSlider(description='cursor', **number()),
+        frame=w.IntSlider(description='cursor', tooltip='a sample of the window', **number()),
         play=w.Play(interval=120, step=2, show_repeat=False),
-        show=w.Button(description='show all', tooltip='hide nothing'),
+        show=w.Button(description='unhide', tooltip='hide nothing'),
         beside=w.ToggleButton(
-            description='compare',
+            description='compare models',
             disabled=few,
             tooltip='there is only one model' if few else 'a second model beside this one',
         ),
@@ -1299,6 +1322,8 @@ def make_controls(data: ExplorerData) -> dict:  # Widgets by name
         ),
     )
     controls |= _mark_controls(w, data, style)
+    for name in ('activity', 'target'):
+        controls[name].layout = wide
     controls['arm'].tooltip = _model_tooltip(data)
     subjects = data.trials.drop_duplicates('who')
     controls['subject'].options = [

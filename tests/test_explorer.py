@@ -664,6 +664,30 @@ def with_depth():
     return utd_data()
 
 
+def test_the_sentence_above_the_figure_adds_up(data):
+    state = ExplorerState(data, int(data.held[0]))
+    view = compute_view(state)
+    title = attribution_figure(state, view).layout.title.text.replace('−', '-')
+    change, red, blue = (
+        float(re.search(pattern, title)[1])
+        for pattern in (r'differs by ([+-]\d+\.\d+)', r'red ([+-]\d+\.\d+)', r'blue ([+-]\d+\.\d+)')
+    )
+    assert red > 0 > blue and red + blue == pytest.approx(change, abs=0.05)
+    assert f'gives {view.p_baseline[view.target]:.0%}' in title
+    assert 'As recorded' not in title
+    start = float(view.time[3])
+    hidden = replace(state, hidden=(start, float(view.time[-3])))
+    assert 'As recorded' in attribution_figure(hidden).layout.title.text
+
+
+def test_a_hidden_stretch_is_framed_and_keeps_its_colours(data):
+    state = ExplorerState(data, int(data.held[0]))
+    time = compute_view(state).time
+    shapes = attribution_figure(replace(state, hidden=(time[3], time[-3]))).layout.shapes
+    (frame,) = [s for s in shapes if s.xref == 'x' and s.x1 > s.x0]
+    assert frame.fillcolor is None and frame.line.width > 0
+
+
 def test_the_depth_frame_is_the_one_of_the_cursor(with_depth):
     state = ExplorerState(with_depth, int(with_depth.held[5]))
     view = compute_view(state)
