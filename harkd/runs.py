@@ -42,11 +42,6 @@ from safetensors.torch import save as safetensors_bytes
 
 from .data import check_name, escape_text, find_function
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 # %% ../nbs/02c_runs.ipynb #6c96d5df
 def in_test() -> bool:  # True inside `nbdev_test` and our own tests, which set `IN_TEST`
     "Should full runs shrink to a smoke test?"
@@ -266,11 +261,16 @@ def environment() -> dict:  # Versions, processor, threads
     )
 
 # %% ../nbs/02c_runs.ipynb #5c4a0005
+_HAS_FCNTL = importlib.util.find_spec('fcntl') is not None  # not on Windows
+
+
 def _hold(path):
     "A handle on a file or folder that says that its writer lives; None where somebody holds it"
     handle = os.open(path, os.O_RDONLY)
     try:
-        if fcntl:
+        if _HAS_FCNTL:
+            import fcntl
+
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return handle
     except OSError:
@@ -280,7 +280,7 @@ def _hold(path):
 
 def _remove_abandoned(folder, prefix):
     "Remove what writers that were killed left in a folder: a prefix and eight letters"
-    for path in Path(folder).glob(f'{glob.escape(prefix)}????????') if fcntl else ():
+    for path in Path(folder).glob(f'{glob.escape(prefix)}????????') if _HAS_FCNTL else ():
         with suppress(OSError):  # gone by now
             if (handle := _hold(path)) is not None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
