@@ -18,6 +18,7 @@ import zlib
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,8 @@ UNREADABLE = (
     OverflowError,
     AttributeError,
     NotImplementedError,
+    SyntaxError,  # of the header of a .npy, as the next
+    TokenError,
     struct.error,
     zlib.error,
     scipy.io.matlab.MatReadError,

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from .data import UTD_ACTIONS, BadRecording
 from .preprocess import Batch
-from .readers import read_mat
+from .readers import named_errors, read_mat
 from .runs import write_bytes
 from .split import BatchLoader, step_seed
 from .student import Features, HarModel
@@ -350,7 +350,10 @@ def open_clips(
     for name in names:
         if not (folder / f'{name}.npy').exists():
             raise FileNotFoundError(f"'{folder / name}.npy' is missing; run extract_frames first")
-    arrays = [np.load(folder / f'{name}.npy', mmap_mode='r') for name in names]
+    arrays = []
+    for name in names:
+        with named_errors(folder / f'{name}.npy'):
+            arrays.append(np.load(folder / f'{name}.npy', mmap_mode='r'))
     frames, labels, paths, groups, classes = arrays
     table = clip_table(np.array(labels), paths.tolist(), groups.tolist())
     return VideoClips(frames, table, tuple(classes.tolist()))

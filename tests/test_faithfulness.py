@@ -274,3 +274,18 @@ def test_rows_without_an_order_do_not_count_in_a_rank_correlation():
     b = torch.tensor([[4.0, 5.0, 9.0], [1.0, 2.0, 3.0], [9.0, 8.0, 7.0]])
     assert rank_correlation(a, b) == pytest.approx(1.0)
     assert rank_correlation(a[1:2], b[1:2]) == 0.0
+
+
+def test_which_networks_a_randomisation_test_draws(planted, monkeypatch):
+    "Cascades with the test's seed, then two untrained networks with the next two"
+    net, x, y = planted[:3]
+    drawn = []
+
+    def recorded(model, layers=None, seed=0):
+        drawn.append((layers, seed))
+        return randomise(model, layers, seed)
+
+    monkeypatch.setattr('harkd.faithfulness.randomise', recorded)
+    randomisation_test(net, x[:4], y[:4], steps=2, stages=2, seed=7)
+    assert [seed for _, seed in drawn] == [7, 7, 8, 9]
+    assert [layers for layers, _ in drawn[1:]] == [None, None, None] and drawn[0][0] >= 1

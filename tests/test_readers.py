@@ -296,3 +296,13 @@ def test_windows_of_uci_har_are_in_si_units(tmp_path):
     values, time = recordings[0].streams['imu'].read()
     assert np.allclose(values[:, :3], 9.80665) and np.allclose(values[:, 3:], 1.0)
     assert np.allclose(np.diff(time), 0.02)
+
+
+@pytest.mark.parametrize('wrong', [b']', b'[', b'\x00', b"'"])
+def test_a_damaged_header_of_a_pickled_array_is_named(tmp_path, wrong):
+    path = tmp_path / 'watch_dataset.npy'
+    np.save(path, {'X': np.arange(3)}, allow_pickle=True)
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b'()', wrong + b')', 1))
+    with pytest.raises(BadRecording, match='watch_dataset.npy: not a pickled array'):
+        read_pickled_npy(path)

@@ -243,3 +243,11 @@ def test_frozen_parameters_are_not_optimised():
     model.net[0].weight.requires_grad_(False)
     params = [p for g in make_optimizer(model, CFG).param_groups for p in g['params']]
     assert len(params) == 5 and all(p is not model.net[0].weight for p in params)
+
+
+def test_one_implementation_of_adamw_makes_the_bits_of_a_run():
+    "Fused and unfused steps differ in their last bits, and in speed"
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), TrainConfig(lr=0.01, weight_decay=0.1))
+    assert optimizer.defaults['fused'] is True
+    assert [g['weight_decay'] for g in optimizer.param_groups] == [0.1, 0.0]
+    assert [g['lr'] for g in optimizer.param_groups] == [0.01, 0.01]

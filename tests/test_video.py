@@ -13,6 +13,7 @@ from scipy.io import savemat
 from typer.testing import CliRunner
 
 from harkd.cli import app
+from harkd.data import BadRecording
 from harkd.distill import DistillationLoss
 from harkd.losses import soft_target_loss
 from harkd.preprocess import Batch
@@ -291,3 +292,15 @@ def test_a_video_teacher_distils_into_a_video_student():
     history = train(student, loader, DistillationLoss([teacher], ['kd'], 0.9, 10.0), cfg)
     assert history[-1]['loss'] < history[0]['loss']
     assert accuracy(teacher, loader, loader.split.val) >= 0.5
+
+
+@pytest.mark.parametrize('bracket', [b'(', b')', b'{', b"'"])
+def test_a_damaged_header_of_clips_is_named(tmp_path, bracket):
+    for name in ('frames', 'labels', 'video_file_paths', 'groups', 'classes'):
+        np.save(tmp_path / f'{name}.npy', np.arange(3))
+    path = tmp_path / 'groups.npy'
+    raw = path.read_bytes()
+    assert raw.count(b'(') == 1
+    path.write_bytes(raw.replace(b'(3,)', bracket + b'3, '))
+    with pytest.raises(BadRecording, match='groups.npy: cannot be read'):
+        open_clips(tmp_path)
