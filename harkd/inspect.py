@@ -552,7 +552,8 @@ def _windows(report, data, nan, release=False):
     from harkd.preprocess import cut_windows
 
     inputs = tuple(dict.fromkeys((*data.card.student, *data.card.teacher)))
-    videos = [i for i in inputs if callable(data.recordings[0].streams[i].values)]
+    streams = data.recordings[0].streams
+    videos = [i for i in inputs if callable(getattr(streams.get(i), 'values', None))]
     if videos:
         inputs = tuple(i for i in inputs if i not in videos)
         report.facts['videos'] = f'{", ".join(videos)}: read when used, not part of the windows'
