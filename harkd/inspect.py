@@ -552,6 +552,11 @@ def _windows(report, data, nan, release=False):
     from harkd.preprocess import cut_windows
 
     inputs = tuple(dict.fromkeys((*data.card.student, *data.card.teacher)))
+    streams = data.recordings[0].streams
+    videos = [i for i in inputs if callable(getattr(streams.get(i), 'values', None))]
+    if videos:
+        inputs = tuple(i for i in inputs if i not in videos)
+        report.facts['videos'] = f'{", ".join(videos)}: read when used, not part of the windows'
     try:
         windows = cut_windows(data, inputs, nan=nan, missing='report', release=release)
     except ValueError as e:

@@ -600,6 +600,12 @@ def _check_streams(data, streams):
         if miss := [s for s in streams if s not in r.streams]:
             have = ', '.join(r.streams)
             raise BadRecording(f"{data.card.name} {r.id}: has no stream '{miss[0]}', only: {have}")
+        if videos := [s for s in streams if callable(r.streams[s].values)]:
+            raise ValueError(
+                f"{data.card.name} {r.id}: '{videos[0]}' is a video, of which no windows are cut; "
+                'chapters 04g (depth_maps) and 04i (depth_networks) read it, for a teacher: '
+                'harkd run distill_scores'
+            )
 
 
 def _check_inputs(windows):

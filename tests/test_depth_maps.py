@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from harkd.data import load_dataset
 from harkd.depth_maps import (
     DepthConfig,
     average_scores,
@@ -17,6 +18,9 @@ from harkd.depth_maps import (
     ridge_scores,
     run_depth,
 )
+from harkd.inspect import describe_study
+from harkd.preprocess import cut_windows
+from tests.conftest import data
 
 
 def moving_block(t=24, height=30, width=40, start=5, step=1, distance=2000):
@@ -129,3 +133,12 @@ def test_rows_of_a_run_become_the_table_that_was_named(results, tmp_path, monkey
     run = run_depth(DepthConfig(results=results), tmp_path / 'run')
     kept = [rows[0], rows[1], rows[3]]
     assert run.metrics['rows'] == kept and written == ({'mine': kept} if results else {})
+
+
+def test_a_set_with_videos_is_described_without_them_and_windows_of_them_are_a_named_error():
+    data('utd_mhad_small')
+    report = describe_study('utd_mhad_small')
+    assert report.facts['videos'] == 'depth: read when used, not part of the windows'
+    assert not report.problems and len(report.classes)
+    with pytest.raises(ValueError, match="'depth' is a video.*harkd run distill_scores"):
+        cut_windows(load_dataset('utd_mhad_small'), ('imu', 'depth'))
