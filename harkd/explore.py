@@ -742,7 +742,7 @@ def _layout_panels(s, v, width):
     names = 12 + _text_width(s.data.class_words)
     n_classes = len(_shown_classes(s, v))
     wide, body = width >= _WIDE, v.skeleton is not None
-    right = min(max(0.34 * width, 320), 480) if wide else 0
+    right = min(max(0.34 * width, names + 200), 0.5 * width) if wide else 0
     top = 20 + 20 * len(title)
     plot = width - right - label - 92  # the colour bar stands in the last 92 pixels
     share_top = top + _ROW * len(v.rows) + _HEADER + 8
@@ -794,7 +794,8 @@ def _title_lines(s, v, width):  # the prediction in bold, and how it was explain
     classes, best = s.data.class_words, int(v.p.argmax())
     hidden = '' if v.p_hidden is None else f' → {v.p_hidden[best]:.0%} with the stretch hidden'
     name = ARM_NAMES.get(s.arm, s.arm)
-    prediction = f'{name}: {classes[best]} {v.p[best]:.0%}{hidden} (truth: {classes[v.truth]})'
+    truth = 'the same' if v.truth == best else classes[v.truth]
+    prediction = f'{name}: {classes[best]} {v.p[best]:.0%}{hidden} (truth: {truth})'
     columns = int((width - 20) / (_CHARACTER * _FONT))
     bold = textwrap.wrap(prediction, int(columns * _FONT / (_TITLE + 1)))
     return (
@@ -1045,9 +1046,9 @@ def _probability_panel(s, v, panels):
         )
     header = 'probability'
     if len(shown) < len(v.p):
-        header += f' of {len(shown)} of {len(v.p)} classes'
+        header += f', {len(shown)} of {len(v.p)} classes'
     if v.p_hidden is not None:
-        header += f", <span style='color:{own}'>as recorded</span>"
+        header += f": <span style='color:{own}'>as recorded</span>"
         header += ", <span style='color:#B07300'>stretch hidden</span>"
     label = panels.boxes['probability'][0] - 12 - _text_width(s.data.class_words)
     return dict(

@@ -53,8 +53,9 @@ def report_progress(
         _append({'name': name, 'done': done, 'what': what})
 
 # %% ../nbs/00j_progress.ipynb #e34088ab
-def _kind(name):
-    return re.sub(r' \([^()]*\)', '', name)
+def _parts(name):  # kind, name with what tells it apart, and a part of the work behind it
+    found = re.fullmatch(r'((.*?) \([^()]*\))(.*)', name)
+    return (found[2], found[1], found[3]) if found else (name, name, '')
 
 
 @dataclass
@@ -70,13 +71,16 @@ class _Computation:
         return self.last - self.begin
 
 
-def _computations(rows):  # by name
+def _computations(rows, plan):  # those of the plan
     found = {}
     for row in (r for r in rows if 'name' in r):
-        first = _kind(row['name']), row['time'], row['time'], row['done'], row['done']
-        one = found.setdefault(row['name'], _Computation(*first))
-        one.last, one.done = row['time'], max(one.done, row['done'])
-    return found
+        kind, name, part = _parts(row['name'])
+        if kind in plan:
+            done = 0.0 if part else row['done']  # 'student (fold 1), pretraining'
+            first = _Computation(kind, row['time'], row['time'], done, done)
+            one = found.setdefault(name, first)
+            one.last, one.done = row['time'], max(one.done, done)
+    return list(found.values())
 
 
 def _durations(computations, kinds):
@@ -99,10 +103,8 @@ def seconds_left(
     start = max((i for i, row in enumerate(rows) if 'plan' in row), default=None)
     if start is None:
         return None
-    plan, jobs = rows[start]['plan'], rows[start]['jobs']
-    computations = _computations(rows[start:]).values()
-    most = max(plan.values(), default=1)
-    counts = {**{c.kind: most for c in computations}, **plan}  # kinds that were not planned
+    counts, jobs = rows[start]['plan'], rows[start]['jobs']
+    computations = _computations(rows[start:], counts)
     durations = _durations(computations, counts)
     if not durations:
         return None
@@ -128,8 +130,9 @@ def _counted(rows):
     start = max((i for i, row in enumerate(rows) if 'plan' in row), default=None)
     if start is None:
         return ''
-    done = [c for c in _computations(rows[start:]).values() if c.done >= 1]
-    total = max(sum(rows[start]['plan'].values()), len(done))
+    plan = rows[start]['plan']
+    done = [c for c in _computations(rows[start:], plan) if c.done >= 1]
+    total = sum(plan.values())
     left = seconds_left(rows[start:])
     estimate = '' if left is None else f', about {show_seconds(left)} left'
     return f'{len(done)} of {total} done{estimate if len(done) < total else ""}'

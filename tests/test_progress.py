@@ -96,6 +96,25 @@ def test_a_second_plan_forgets_the_first(file):
     assert read_progress(file).startswith('0 of 4 done')
 
 
+def test_what_is_not_in_the_plan_is_shown_but_neither_counted_nor_estimated():
+    rows = [
+        {'time': 0, 'plan': {'task': 2}, 'jobs': 1},
+        {'time': 0, 'name': 'task (task 1)', 'done': 0},
+        {'time': 4, 'name': 's1 0 control', 'done': 1},
+        {'time': 9, 'name': 's1 0 kd', 'done': 0.5},
+        {'time': 10, 'name': 'task (task 1)', 'done': 1},
+    ]
+    assert seconds_left(rows[:4]) is None and seconds_left(rows) == 10
+    part = [
+        {'time': 0, 'plan': {'student': 2}, 'jobs': 1},
+        {'time': 0, 'name': 'student (fold 1), pretraining', 'done': 0},
+        {'time': 5, 'name': 'student (fold 1), pretraining', 'done': 1},
+        {'time': 5, 'name': 'student (fold 1)', 'done': 0},
+        {'time': 10, 'name': 'student (fold 1)', 'done': 0.5},
+    ]
+    assert seconds_left(part[:4]) is None and seconds_left(part) == 1.5 * 20
+
+
 def test_a_file_that_cannot_be_written_does_not_stop_a_training(tmp_path, monkeypatch):
     monkeypatch.setenv('HARKD_PROGRESS', str(tmp_path / 'elsewhere' / 'progress'))
     report_progress('teacher (fold 1)', 0.5)
