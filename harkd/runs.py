@@ -264,17 +264,18 @@ def environment() -> dict:  # Versions, processor, threads
 _HAS_FCNTL = importlib.util.find_spec('fcntl') is not None  # not on Windows
 
 
-def _hold(path):
-    "A handle on a file or folder that says that its writer lives; None where somebody holds it"
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        if _HAS_FCNTL:
-            import fcntl
+def _hold(handle):
+    "Lock an open file or folder: True; False where somebody holds it; None where nothing is locked"
+    if not _HAS_FCNTL:
+        return None
+    import fcntl
 
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return handle
-    except OSError:
-        os.close(handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
         return None
 
 
@@ -282,9 +283,28 @@ def _remove_abandoned(folder, prefix):
     "Remove what writers that were killed left in a folder: a prefix and eight letters"
     for path in Path(folder).glob(f'{glob.escape(prefix)}????????') if _HAS_FCNTL else ():
         with suppress(OSError):  # gone by now
-            if (handle := _hold(path)) is not None:
+            handle = os.open(path, os.O_RDONLY)
+            if _hold(handle):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-                os.close(handle)
+            os.close(handle)
+
+
+def _new_beside(folder, prefix, is_folder):
+    "A new file or folder, and the handle that holds it; None where nothing is locked"
+    while True:
+        if is_folder:
+            path = tempfile.mkdtemp(dir=folder, prefix=prefix)
+        else:
+            made, path = tempfile.mkstemp(dir=folder, prefix=prefix)
+            os.close(made)
+        if not _HAS_FCNTL:  # an open file could not be renamed
+            return path, None
+        with suppress(FileNotFoundError):  # another process took it for abandoned: once more
+            handle = os.open(path, os.O_RDONLY)
+            held = _hold(handle)
+            if held is None or (held and os.path.exists(path)):
+                return path, handle
+            os.close(handle)
 
 
 @contextmanager
@@ -295,22 +315,12 @@ def temporary_beside(
 ):  # Yields the `Path` of a new, empty file or folder
     "A file or folder on its way; those that killed processes left are removed, as is this one"
     _remove_abandoned(folder, prefix)
-    handle = None
-    while handle is None:  # another process may take it for abandoned before it is held
-        if is_folder:
-            path = tempfile.mkdtemp(dir=folder, prefix=prefix)
-        else:
-            made, path = tempfile.mkstemp(dir=folder, prefix=prefix)
-            os.close(made)
-        with suppress(OSError):
-            handle = _hold(path)
-        if handle is not None and not os.path.exists(path):
-            os.close(handle)
-            handle = None
+    path, handle = _new_beside(folder, prefix, is_folder)
     try:
         yield Path(path)
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
         if is_folder:
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -323,13 +333,11 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     made = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            temporary_beside(path.parent, f'.{path.name[:100]}.') as temporary,
-            temporary.open('wb') as f,
-        ):
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        with temporary_beside(path.parent, f'.{path.name[:100]}.') as temporary:
+            with temporary.open('wb') as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
     except BaseException as e:

@@ -463,3 +463,20 @@ def test_a_folder_on_its_way_is_removed_with_what_it_holds(tmp_path):
         (work / 'new').mkdir()
         assert [p.name for p in tmp_path.iterdir()] == [work.name]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('error', [OSError(95, 'no locks here'), None])
+def test_without_locks_files_are_written_and_nobody_elses_are_removed(tmp_path, monkeypatch, error):
+    fcntl = pytest.importorskip('fcntl')
+
+    def refuse(handle, how):
+        raise error
+
+    if error:  # as some network file systems
+        monkeypatch.setattr(fcntl, 'flock', refuse)
+    else:  # as on Windows
+        monkeypatch.setattr('harkd.runs._HAS_FCNTL', False)
+    other = tmp_path / '.x.csv.12345678'
+    other.touch()
+    assert write_bytes(tmp_path / 'x.csv', b'1').read_bytes() == b'1'
+    assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, 'x.csv']
