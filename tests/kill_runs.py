@@ -219,6 +219,8 @@ def main():
     found = {'device': processor(), 'seeds': [args.seed], 'parameters': PARAMS}
     jobs = {'run': kill_runs, 'export': kill_exports, 'ledger': kill_ledgers}
     for k, (what, f) in enumerate(jobs.items()):
+        if not getattr(args, what):
+            continue
         rng = np.random.default_rng([args.seed, k])
         for result in f(killer, getattr(args, what), rng):
             found[what] = result
