@@ -341,7 +341,8 @@ def run_arena(
         if not seed or name != 'encoder'  # it draws nothing but the windows
         for fold in range(folds)
     ]
-    rows = run_tasks(run_arena_fold, tasks, cfg.jobs, f'{cfg.dataset}: {cfg.models}')
+    title = f'{cfg.dataset}: {cfg.models}'
+    rows = run_tasks(run_arena_fold, tasks, what=title, **cfg.placement)
     write_table(run / 'results.csv', rows)
     if cfg.results:
         write_results(cfg.results, rows, ARENA_COLUMNS)

@@ -56,3 +56,17 @@ def test_test_subjects_need_the_word(tmp_path):
     cfg = ArenaConfig('utd_mhad', data_root=str(data('utd_mhad')), models='minirocket')
     with pytest.raises(ValueError, match='final=True'):
         run_arena(cfg, tmp_path / 'run')
+
+
+def test_the_arena_runs_where_it_is_told_to(monkeypatch, tmp_path):
+    told = {}
+
+    def run_tasks(f, tasks, **kwargs):
+        told.update(kwargs)
+        raise InterruptedError
+
+    monkeypatch.setattr('harkd.arena.run_tasks', run_tasks)
+    cfg = ArenaConfig('synth', models='conv_8k', jobs=3, backend='ray', task_cpus=2.0)
+    with pytest.raises(InterruptedError):
+        run_arena(cfg, tmp_path / 'run')
+    assert (told['backend'], told['jobs'], told['cpus'], told['gpus']) == ('ray', 3, 2.0, 0.0)
