@@ -194,7 +194,7 @@ def kill_ledgers(killer, kills, rng):
 def added(a, b):
     "Counts and lists of two runs of this script together"
     if isinstance(a, dict):
-        same = ('parameters', 'files')
+        same = ('parameters', 'files', 'left_without_a_kill')
         return a | {k: added(a[k], v) if k in a and k not in same else v for k, v in b.items()}
     if isinstance(a, list):
         return a + b
