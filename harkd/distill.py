@@ -433,13 +433,16 @@ def distill(
     loader = replace(loader, augment=cfg.augment, batch_size=cfg.batch_size)
     _check_models(student, teachers, methods, loader)
     history, stage_files = [], []
-    if cfg.pretrain and distillation_loss.needs_teacher:
+    pretrain = cfg.pretrain and distillation_loss.needs_teacher
+    if pretrain:
         file = _stage_file(checkpoint, 'pretrain')
         stage_files.append(file)
         history += _pretrain(student, teachers, loader, cfg, seed, file, progress)
     model = _with_projectors(student, distillation_loss, loader, seed)
     training = cfg.training(seed)
-    history += train(model, loader, distillation_loss, training, checkpoint, progress=progress)
+    # one of several stages: not the whole work
+    stage = f'{progress}, training' if progress and (pretrain or cfg.int8) else progress
+    history += train(model, loader, distillation_loss, training, checkpoint, progress=stage)
     if cfg.int8:
         file = _stage_file(checkpoint, 'int8')
         stage_files.append(file)

@@ -369,10 +369,11 @@ def load_or_train(
         _check_belongs(about, folder, expected)
         report_progress(progress, 1.0)
         return model
-    report_progress(progress, 0.0)
+    checkpoint = folder / 'checkpoint.safetensors'
+    if not checkpoint.exists():  # else the training says how far it was
+        report_progress(progress, 0.0)
     set_seed(seed)
     model = make()
-    checkpoint = folder / 'checkpoint.safetensors'
     history = fit(model, checkpoint)
     if history:
         write_table(folder / 'history.csv', history)
@@ -469,7 +470,7 @@ def _ray_tasks(f, tasks, jobs, name, cpus, gpus):
     started = _start_ray(ray, jobs)
     environ = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_on_worker)
-    titles = [f'{name or "task"} {i} of {len(tasks)}' for i in range(1, len(tasks) + 1)]
+    titles = [f'{name or f.__name__}, task {i} of {len(tasks)}' for i in range(1, len(tasks) + 1)]
     waiting = list(enumerate(_shared(ray, tasks)))[::-1]
     pending, results = {}, [None] * len(tasks)
     bar = tqdm(total=len(tasks), desc=name, disable=not name, delay=1.0, leave=False)

@@ -15,7 +15,7 @@ import tempfile
 import textwrap
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -90,11 +90,12 @@ class ExplorerData:
     def windows(self) -> Windows:
         return getattr(self.loader, 'split', self.loader).windows
 
-    @property
+    @cached_property
     def class_words(self) -> list[str]:  # (k,)
-        "The classes as people read them"
+        "The classes in words; as labelled, where two would read alike"
         card = self.windows.card
-        return [label_in_words(label, card.name) for label in card.classes]
+        words = [label_in_words(label, card.name) for label in card.classes]
+        return [w if words.count(w) == 1 else c for w, c in zip(words, card.classes)]
 
     @property
     def trials(self) -> pd.DataFrame:  # who, activity, trial, window (row of the table), held
@@ -776,10 +777,13 @@ def _layout_panels(s, v, width):
 # %% ../nbs/08a_explore.ipynb #5c02a873
 def _explanation(s, v):  # what the colours add up to, in one sentence
     a, name = v.attribution, s.data.class_words[v.target]
-    values = torch.cat([part.flatten() for part in a.values])
+    # joints and their axes are summed, as in the figure
+    shown = [part.sum((2, 3)) if part.ndim == 4 else part for part in a.values]
+    values = torch.cat([part.flatten() for part in shown])
     red, blue = float(values.clamp(min=0).sum()), float(values.clamp(max=0).sum())
     steps = '' if a.steps is None else f', {int(a.steps)} steps'
-    exact = f'error {float(a.relative_gap):.2%}'
+    small = abs(float(a.change)) < 0.01  # of which the error would be no share
+    exact = f'error {float(a.gap):.2g}' if small else f'error {float(a.relative_gap):.2%}'
     if a.steps is None:
         exact = 'which do not add up to it exactly'
     recorded = '' if s.hidden is None else 'As recorded, with nothing hidden: '
@@ -970,11 +974,9 @@ def _mark_names(marks, seconds, panels):  # inside of their marks, where they fi
 
 
 def _recording_name(windows):  # what `_recording` shows
-    signals = windows.signals
-    stream = next((k for k, f in signals.items() if f.values.ndim == 2), next(iter(signals)))
-    inputs = [i for i in windows.inputs if input_stream(i) == stream]
-    sensor = windows.channels(inputs[0])[0].split('_')[0] if inputs else stream
-    return f'length of {sensor}'
+    signals = list(windows.signals.values())
+    signal = next((f for f in signals if f.values.ndim == 2), signals[0])
+    return f'length of {signal.channels[0].split("_")[0]}'
 
 
 def _recording_panel(s, v, panels):
@@ -1045,7 +1047,7 @@ def _probability_panel(s, v, panels):
             )
         )
     header = 'probability'
-    if len(shown) < len(v.p):
+    if len(shown) < len(v.p) and v.p_hidden is None:
         header += f', {len(shown)} of {len(v.p)} classes'
     if v.p_hidden is not None:
         header += f": <span style='color:{own}'>as recorded</span>"

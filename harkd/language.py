@@ -724,10 +724,11 @@ def label_in_words(
     label: str,
     dataset: str = '',  # One of `DATASETS`; the codes of other data mean what their owner says
 ) -> str:
-    "A label as people read it; what a code of a published data set means stands before the code"
+    "A label in words; what a code of a published data set means stands before the code"
     code = re.fullmatch(r'[A-Z]{1,5}|[A-Za-z]\d+', label)
     if not code:
-        return normalise_label(label)
+        words = re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', label).replace('_', ' ').strip()
+        return words.lower() or label
     try:
         return f'{concept_of(label, dataset).name} ({label})' if dataset in DATASETS else label
     except ValueError:

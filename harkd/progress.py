@@ -54,7 +54,7 @@ def report_progress(
 
 # %% ../nbs/00j_progress.ipynb #e34088ab
 def _parts(name):  # kind, name with what tells it apart, and a part of the work behind it
-    found = re.fullmatch(r'((.*?) \([^()]*\))(.*)', name)
+    found = re.fullmatch(r'((.*) \([^()]*\))([^()]*)', name)
     return (found[2], found[1], found[3]) if found else (name, name, '')
 
 
@@ -88,6 +88,8 @@ def _durations(computations, kinds):
     measured = {}
     for kind in kinds:
         ours = [c for c in computations if c.kind == kind and c.seconds > 0 and c.done > c.kept]
+        # what was there before is only read
+        ours = [c for c in ours if c.seconds > 0.02 * max(c.seconds for c in ours)]
         if ours:
             measured[kind] = sum(c.seconds for c in ours) / sum(c.done - c.kept for c in ours)
     if not measured:

@@ -394,19 +394,24 @@ def _without_repeats(t, x):
 class PacketSpreader:
     "Gives the samples of a packet, which share one stamp, times of their own"
 
-    def __init__(self, channels: int):
+    def __init__(
+        self,
+        channels: int,
+        gap_s: float = 0.5,  # A clock that falls by more begins anew; other falls are late samples
+    ):
+        self.gap = gap_s
         self.usual = 0.0  # Seconds between samples; 0: no packets
         self.longest = 0.0  # Seconds between stamps that follow each other
         self.first = True  # no packet has ended yet
-        self.spread = 0  # samples that got a time of their own
+        self.spread = self.late = self.left_out = 0
         self.waiting = np.zeros(0), np.zeros((0, channels))  # the newest packet
 
     def measure(
         self,
         t: np.ndarray,  # (n,) seconds, as they came
         x: np.ndarray,  # (n,c)
-    ):
-        "Decide on the first samples whether they come in packets"
+    ) -> bool:
+        "Decide on some samples whether they come in packets"
         known = np.isfinite(t)
         t, x = _without_repeats(t[known], x[known])
         stamps, count = np.unique(t, return_counts=True)
@@ -414,6 +419,7 @@ class PacketSpreader:
             steps = np.diff(stamps)
             self.usual = float(np.median(steps / count[:-1]))
             self.longest = 1.5 * float(np.median(steps))
+        return self.usual > 0
 
     def push(
         self,
@@ -426,10 +432,14 @@ class PacketSpreader:
         unknown = ~np.isfinite(t)
         left_out = t[unknown], x[unknown]  # the resampler counts them
         t = np.r_[self.waiting[0], t[~unknown]]
-        t, x = _without_repeats(t, np.concatenate([self.waiting[1], x[~unknown]]))
+        t, x = self._without_late(t, np.concatenate([self.waiting[1], x[~unknown]]))
+        t, x = _without_repeats(t, x)
+        if not len(t):
+            return left_out
         starts = np.r_[0, np.flatnonzero(np.diff(t)) + 1]
-        last = len(t) if len(t) - starts[-1] > LARGEST_PACKET else starts[-1]
-        self.waiting = t[last:], x[last:]
+        last = starts[-1]
+        self.waiting = t[last:][:LARGEST_PACKET], x[last:][:LARGEST_PACKET]
+        self.left_out += len(t) - last - len(self.waiting[0])
         times = self._times(t, starts)[:last]
         self.spread += int((times != t[:last]).sum())
         return np.r_[times, left_out[0]], np.concatenate([x[:last], left_out[1]])
@@ -438,16 +448,30 @@ class PacketSpreader:
         "The newest packet, when no other follows"
         t, x = self.waiting
         self.waiting = t[:0], x[:0]
-        times = self._times(t, np.zeros(1, int))
+        times = self._times(t, np.zeros(1, int)) if len(t) else t
         self.spread += int((times != t).sum())
         return times, x
 
+    def _without_late(self, t, x):
+        "Without the samples that are older than one before them, unless the clock began anew"
+        keep = np.full(len(t), True)
+        start = 0
+        while start < len(t):
+            newest = np.maximum.accumulate(t[start:])
+            anew = np.flatnonzero(t[start:] < newest - self.gap)
+            stop = start + int(anew[0]) if len(anew) else len(t)
+            keep[start:stop] = t[start:stop] >= newest[: stop - start]
+            start = stop
+        self.late += int((~keep).sum())
+        return t[keep], x[keep]
+
     def _times(self, t, starts):  # (n,) of samples whose packets begin at `starts`
         count = np.diff(np.r_[starts, len(t)])
-        steps = np.diff(t[starts]) if len(t) else np.zeros(0)
+        steps = np.diff(t[starts])
         even = steps / count[:-1]
         rising = np.where(steps <= self.longest, even, np.minimum(even, self.usual))
-        period = np.append(np.where(steps > 0, rising, self.usual), self.usual)
+        newest = min(self.usual, self.longest / count[-1])
+        period = np.append(np.where(steps > 0, rising, self.usual), newest)
         within = np.arange(len(t)) - np.repeat(starts, count)
         times = t + within * np.repeat(period, count)
         if self.first and len(starts) > 1:  # its beginning was not seen: it ends before the next
@@ -478,6 +502,13 @@ class StreamResampler:
         fast = rate > FASTER * self.fs
         self.k = max(2, int(np.ceil(6 * rate / self.fs - 0.01))) if fast else 0
         self.taps = decimation_taps(self.k) if fast else None
+
+    def change_rate(self, rate: float) -> list[StreamSegment]:  # Hz
+        "The same between samples; returns what was certain, and begins anew"
+        segments = self.finish()
+        self.set_rate(rate)
+        self._begin()
+        return segments
 
     @property
     def delay(self) -> float:  # Seconds
@@ -696,7 +727,7 @@ class StreamingClassifier:
         channels = len(bundle.raw)
         hop = round((hop_s or bundle.about['stride_s']) * bundle.fs)
         threshold = bundle.about.get('threshold', 0.0) if threshold is None else threshold
-        self.packets = PacketSpreader(channels)
+        self.packets = PacketSpreader(channels, gap_s)
         self.resampler = StreamResampler(channels, bundle.fs, gap_s)
         self.sliding = SlidingWindows(bundle.samples, hop, channels)
         self.smoother = DecisionSmoother(bundle.classes, smooth, hold, threshold)
@@ -745,8 +776,8 @@ class StreamingClassifier:
         return dict(
             samples=self.samples,
             windows=self.windows,
-            left_out=counts.left_out,
-            late=counts.late,
+            left_out=counts.left_out + self.packets.left_out,
+            late=counts.late + self.packets.late,
             averaged=counts.averaged,
             spread=self.packets.spread,
             gaps=counts.gaps,
@@ -758,14 +789,27 @@ class StreamingClassifier:
     def _measure(self, ended):
         "Is the rate of the sensor known? It is measured once, on the first samples that wait"
         if self.rate is None:
-            waiting = _without_repeats(*(np.concatenate(v) for v in zip(*self.queue)))
-            rate, seconds = stream_rate(waiting[0], self.resampler.gap)
+            t, x = (np.concatenate(v)[:4096] for v in zip(*self.queue))
+            t, x = _without_repeats(t, x)
+            first = PacketSpreader(x.shape[1], self.resampler.gap)
+            packets = first.measure(t, x)
+            rate, seconds = stream_rate(first.push(t, x)[0], self.resampler.gap)
             enough = min(MEASURE_S, (self.bundle.samples - 1) / self.bundle.fs)
             if ended or seconds >= enough - 1e-6 or self.queued > 4096:
-                self.rate = rate
-                self.resampler.set_rate(rate)
-                self.packets.measure(*waiting)
+                self.rate = 1 / first.usual if packets else rate
+                self.resampler.set_rate(self.rate)
+                self.packets.usual, self.packets.longest = first.usual, first.longest
         return self.rate is not None
+
+    def _begin_packets(self, t, x):
+        "Packets that begin later: decisions of what came before, if the rate was another"
+        if self.packets.usual or not self.packets.measure(t, x):
+            return []
+        self.packets.first = False
+        self.rate = 1 / self.packets.usual
+        if (self.rate > FASTER * self.bundle.fs) == bool(self.resampler.k):
+            return []
+        return self._decide(self.resampler.change_rate(self.rate))
 
     def _process(self, ended=False):
         "Decisions of all samples that wait"
@@ -774,10 +818,10 @@ class StreamingClassifier:
             return decisions
         t, x = (np.concatenate(v) for v in zip(*self.queue))
         self.queue, self.queued = [], 0
-        t, x = self.packets.push(t, x * self.scale)
-        for i in range(0, len(t), 4096):
-            chunk = self.resampler.push(t[i : i + 4096], x[i : i + 4096])
-            decisions += self._decide(chunk)
+        for i in range(0, len(t), 512):
+            piece = t[i : i + 512], x[i : i + 512] * self.scale
+            decisions += self._begin_packets(*piece)
+            decisions += self._decide(self.resampler.push(*self.packets.push(*piece)))
         even, fs = self.resampler, self.bundle.fs
         self.newest = self.due = -np.inf
         if even.newest is not None:

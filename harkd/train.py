@@ -383,7 +383,7 @@ class _Training:
         return self.history
 
 # %% ../nbs/02d_train.ipynb #41b52a99
-_REPORT_S = 2.0  # Seconds between two reports to the command that waits for a training
+_REPORT_S, _REPORT_SHARE = 2.0, 0.002  # Least time and work between two reports of a training
 
 
 class _Reports:
@@ -392,16 +392,17 @@ class _Reports:
     def __init__(self, name, training):
         self.name = name if training.accelerator.is_main_process else ''
         self.training = training
-        self.last = -math.inf
+        self.last, self.steps = -math.inf, 0
         self.first = training.steps_done + 1
         report_progress(self.name, training.steps_done / training.total)
 
     def after_step(self):
         steps, total = self.training.steps_done, self.training.total
         due = time.monotonic() - self.last >= _REPORT_S
-        if due or steps in (self.first, total):
+        much = steps - self.steps >= _REPORT_SHARE * total
+        if due and much or steps in (self.first, total):
             report_progress(self.name, steps / total, f'step {steps}/{total}')
-            self.last = time.monotonic()
+            self.last, self.steps = time.monotonic(), steps
 
 
 def _progress_bar(training, name):

@@ -490,9 +490,88 @@ def test_packets_with_a_gap_a_restart_repeats_and_a_clock_that_stands_still():
     t, values = packets.push(np.full(6, 1.0), np.r_[np.arange(110.0, 115), 114][:, None])
     np.testing.assert_allclose(t, 0.5 + np.arange(5) / 10)
     t, values = packets.push(np.full(9999, 1.0), np.arange(9999.0)[:, None])
-    assert len(t) == 9999 + 5 and not len(packets.waiting[0])  # the repeated row is left out
+    assert not len(t) and len(packets.waiting[0]) == 4096 and packets.left_out == 9999 + 5 - 4096
+    assert packets.finish()[0].max() < 1.0 + 1.5 * 0.5  # no times beyond where a packet ends
     t, _ = packets.push(np.array([2.0, np.nan, 2.0, 2.5]), np.arange(4.0)[:, None])
     np.testing.assert_allclose(t, [2.0, 2.25, np.nan])
+    t, _ = packets.push(np.array([2.5, 2.4, 2.5, 3.0]), np.arange(4.0)[:, None])
+    assert packets.late == 1
+    np.testing.assert_allclose(t, [2.5, 2.5 + 0.5 / 3, 2.5 + 1 / 3])
+
+
+def packet_stream(sizes, fs=50.0, delay=None, seed=0):
+    "Samples of a smooth signal, the stamps of their packets, and their own times"
+    rng = np.random.default_rng(seed)
+    count = int(np.sum(sizes))
+    own = np.arange(count) / fs
+    first = np.repeat(np.cumsum(np.r_[0, sizes[:-1]]), sizes)
+    late = 0 if delay is None else np.repeat(rng.uniform(0, delay, len(sizes)), sizes)
+    x = np.stack([np.sin(own * f) * 3 for f in (2.0, 5.0, 9.0)], 1) + rng.normal(
+        0, 0.01, (count, 3)
+    )
+    return own[first] + late, own, x
+
+
+def seen(made, stamps, x, chunk):
+    "The windows that the model of a stream sees, and its report before the end"
+    stream, windows = StreamingClassifier(Bundle(made[0]), threshold=0.0), []
+    logits = stream.bundle.logits
+    stream.bundle.logits = lambda w: windows.append(w) or logits(w)
+    for i in range(0, len(x), chunk):
+        stream.push(stamps[i : i + chunk], x[i : i + chunk])
+    report = stream.report
+    stream.finish()
+    return np.concatenate(windows), report
+
+
+@pytest.mark.parametrize('chunk', (1, 25, 30, 3000))
+@pytest.mark.parametrize('size', (11, 25, 30, 60))
+def test_the_rate_of_packets_does_not_depend_on_how_they_are_pushed(made, size, chunk):
+    "Packets longer than the largest gap, one a push, and singly: neither low-passed nor kept back"
+    stamps, own, x = packet_stream([size] * (1500 // size))
+    windows, report = seen(made, stamps, x, chunk)
+    plain, wanted = seen(made, own, x, chunk)
+    assert report['hz'] == wanted['hz'] == 50 and not report['lowpassed']
+    assert report['windows'] >= wanted['windows'] - 2 > 10
+    np.testing.assert_allclose(windows[: len(plain)], plain[: len(windows)], atol=1e-6)
+
+
+def test_jitter_of_packets_is_no_faster_sensor_and_no_error(made):
+    for size, delay in ((25, 0.01), (30, 0.05)):
+        stamps, _, x = packet_stream([size] * (1500 // size), delay=delay)
+        _, report = seen(made, stamps, x, 1)
+        assert report['hz'] == pytest.approx(50, rel=0.06) and not report['lowpassed']
+    stamps, _, x = packet_stream([30] * 50)
+    stamps[60:90] = stamps[59] + 0.001
+    assert seen(made, stamps, x, 7)[1]['hz'] == pytest.approx(50, rel=0.06)
+
+
+def test_packets_of_a_faster_sensor_are_low_passed(made):
+    stamps, own, x = packet_stream([60] * 30, fs=100.0)
+    windows, report = seen(made, stamps, x, 60)
+    plain, wanted = seen(made, own, x, 60)
+    assert report['lowpassed'] and report['hz'] == pytest.approx(wanted['hz'], abs=0.1)
+    assert np.median(np.abs(windows[: len(plain)] - plain[: len(windows)])) < 0.02
+
+
+@pytest.mark.parametrize('chunk', (1, 100, 3000))
+def test_packets_that_begin_after_a_rest_or_after_single_samples_are_spread(made, chunk):
+    single, _, x = packet_stream([1] * 500 + [20] * 50)
+    _, report = seen(made, single, x, chunk)
+    assert report['averaged'] < 45 and report['spread'] > 850 and not report['lowpassed']
+    stamps, _, x = packet_stream([10] * 150)
+    x[:150] = 0
+    _, report = seen(made, stamps, x, chunk)
+    assert report['averaged'] < 100 and report['spread'] > 1100
+
+
+def test_a_late_sample_in_a_packet_is_left_out_and_counted(made):
+    stamps, own, x = packet_stream([60] * 25)
+    late = np.insert(stamps, 630, stamps[600] - 0.1)
+    windows, report = seen(made, late, np.insert(x, 630, 99, axis=0), 60)
+    plain, _ = seen(made, stamps, x, 60)
+    assert report['late'] == 1 and report['restarts'] == 0
+    np.testing.assert_allclose(windows, plain, atol=1e-6)
 
 
 def test_repeated_rows_are_no_packets(made):
