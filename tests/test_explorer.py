@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from harkd.data import load_dataset
+from harkd.data import DATASETS, load_dataset
 from harkd.distill import DistillConfig, run_distill
 from harkd.explore import (
     AttributionExplorer,
     ControlPanel,
     ExplorerData,
     ExplorerState,
+    OpenedRecording,
     adapt_state,
     attribution_figure,
     compute_view,
@@ -32,6 +33,7 @@ from harkd.explore import (
     model_options,
     slide_range,
 )
+from harkd.language import label_in_words
 from harkd.preprocess import cut_windows
 from harkd.split import BatchLoader, by_subject, kfold_splits
 from harkd.student import STUDENTS, make_student
@@ -678,6 +680,22 @@ def test_the_sentence_above_the_figure_adds_up(data):
     start = float(view.time[3])
     hidden = replace(state, hidden=(start, float(view.time[-3])))
     assert 'As recorded' in attribution_figure(hidden).layout.title.text
+
+
+def test_classes_that_would_read_alike_stay_as_labelled(data):
+    labels = ('Circle CW', 'circle_cw', '走る', 'turn -90', 'turn 90', 'WalkFast')
+    windows = data.windows
+    own = replace(windows, card=replace(windows.card, name='own', classes=labels))
+    opened = ExplorerData(OpenedRecording(own, data.loader.norm), {}, data.held)
+    wanted = ['Circle CW', 'circle_cw', '走る', 'turn -90', 'turn 90', 'walk fast']
+    assert opened.class_words == wanted
+    assert 'length of acc' in str(attribution_figure(ExplorerState(data)).layout.annotations)
+
+
+def test_the_words_of_published_classes_are_all_different():
+    for name, card in DATASETS.items():
+        words = [label_in_words(label, name) for label in card.classes]
+        assert len(set(words)) == len(words) and all(words), name
 
 
 def test_a_hidden_stretch_is_framed_and_keeps_its_colours(data):

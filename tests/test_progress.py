@@ -1,5 +1,6 @@
 "A command can follow trainings that run in other processes"
 
+import contextlib
 import json
 import os
 import threading
@@ -10,8 +11,17 @@ import pytest
 from joblib.externals.loky import get_reusable_executor
 
 from harkd.distill import DistillConfig, planned_parts, run_distill
-from harkd.experiment import run_tasks
+from harkd.experiment import (
+    FitConfig,
+    experiment_splits,
+    experiment_windows,
+    load_or_train,
+    run_tasks,
+)
 from harkd.progress import progress_bar, read_progress, report_plan, report_progress, seconds_left
+from harkd.split import BatchLoader
+from harkd.student import make_student
+from harkd.train import TrainConfig, train
 
 CONFIG = DistillConfig(
     'synth',
@@ -31,6 +41,11 @@ def file(tmp_path, monkeypatch):
     monkeypatch.setenv('HARKD_PROGRESS', str(path))
     get_reusable_executor().shutdown()  # workers of earlier tests do not know the variable
     return path
+
+
+def make_loader():
+    cfg = FitConfig('synth', epochs=1)
+    return BatchLoader.fit(experiment_splits(cfg, experiment_windows(cfg))[0])
 
 
 def rows_of(file):
@@ -113,6 +128,51 @@ def test_what_is_not_in_the_plan_is_shown_but_neither_counted_nor_estimated():
         {'time': 10, 'name': 'student (fold 1)', 'done': 0.5},
     ]
     assert seconds_left(part[:4]) is None and seconds_left(part) == 1.5 * 20
+
+
+def test_kept_work_says_nothing_about_durations():
+    begun = [
+        {'time': 0, 'plan': {'student': 1}, 'jobs': 1},
+        {'time': 0, 'name': 'student (fold 1)', 'done': 0.9},
+        {'time': 10, 'name': 'student (fold 1)', 'done': 0.95},
+    ]
+    assert seconds_left(begun) == pytest.approx(10)
+    rows = [{'time': 0, 'plan': {'a (b): task': 60}, 'jobs': 1}]
+    for k in range(51):
+        rows.append({'time': k, 'name': f'a (b): task (task {k})', 'done': 0})
+        took = 600 if k == 50 else 0.002
+        rows.append({'time': k + took, 'name': f'a (b): task (task {k})', 'done': 1})
+    assert seconds_left(rows) == 9 * 600
+
+
+def test_a_stage_is_not_the_whole_training(file, tmp_path):
+    run_distill(replace(CONFIG, jobs=1, baseline='', fold=0, int8=1), tmp_path / 'run')
+    stages = [row for row in rows_of(file) if row.get('name', '').startswith('distilled')]
+    ended = [row['name'] for row in stages if row['done'] == 1]
+    assert [name.partition('), ')[2] for name in ended] == ['training', 'int8', '']
+
+
+def test_a_checkpoint_reports_how_far_it_was(file, tmp_path):
+    loader, steps = make_loader(), []
+
+    def stop(model, batch):
+        steps.append(1)
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+        return model(*(batch.x[i] for i in model.inputs)).square().mean()
+
+    def fit(model, checkpoint):
+        return train(model, loader, stop, TrainConfig(steps=10), checkpoint, every=1, progress='a')
+
+    def make():
+        return make_student('conv_8k', loader.split.windows)
+
+    for _ in range(2):
+        with contextlib.suppress(KeyboardInterrupt):
+            load_or_train(tmp_path / 'model', make, fit, loader, FitConfig('synth'), 0, 'a')
+    done = [row['done'] for row in rows_of(file)]
+    again = done.index(0.6)
+    assert done[0] == 0 and min(done[again:]) == 0.6 and done[-1] == 1
 
 
 def test_a_file_that_cannot_be_written_does_not_stop_a_training(tmp_path, monkeypatch):
