@@ -102,7 +102,9 @@ def move_a_control(page, notebook):
     sliders = page.locator('.widget-hslider')
     cursor = sliders.filter(has_text='cursor')  # of the explorer, whose first slider may be off
     slider = cursor if cursor.count() else sliders
-    slider.first.locator('.noUi-handle').first.focus()
+    handle = slider.first.locator('.noUi-handle').first
+    handle.focus()
+    now, most = (float(handle.get_attribute(f'aria-value{k}')) for k in ('now', 'max'))
     for _ in range(3):
-        page.keyboard.press('ArrowRight')
+        page.keyboard.press('ArrowLeft' if now >= most else 'ArrowRight')
     page.wait_for_function(f'b => ({DATA})() !== b', arg=before, timeout=1000 * RUN_S)
