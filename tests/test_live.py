@@ -27,7 +27,8 @@ CHAPTERS = (  # The first two always; HARKD_BROWSER=all: every one
 SHOWN = CHAPTERS if os.environ.get('HARKD_BROWSER') == 'all' else CHAPTERS[:2]
 RUN_S = 400 if len(SHOWN) > 2 else 120  # Seconds until the last cell of a chapter has run
 DATA = """() => JSON.stringify([...document.querySelectorAll('.js-plotly-plot')].map(
-    g => [g._fullLayout.title.text, g._fullData.map(d => Array.from(d.y ?? []).slice(0, 50))]))"""
+    g => [g._fullLayout.title.text, (g._fullLayout.shapes ?? []).map(s => s.x0),
+          g._fullData.map(d => Array.from(d.y ?? []).slice(0, 50))]))"""
 
 
 @pytest.fixture(scope='module')
