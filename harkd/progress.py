@@ -83,11 +83,14 @@ def _computations(rows, plan):  # those of the plan
     return list(found.values())
 
 
+_ENOUGH = 0.02  # Share from which a duration is measured; the first steps are slow
+
+
 def _durations(computations, kinds):
     "Seconds that a computation of each kind takes; empty as long as none was measured"
     measured = {}
     for kind in kinds:
-        ours = [c for c in computations if c.kind == kind and c.seconds > 0 and c.done > c.kept]
+        ours = [c for c in computations if c.kind == kind and c.done - c.kept >= _ENOUGH]
         # what was there before is only read
         ours = [c for c in ours if c.seconds > 0.02 * max(c.seconds for c in ours)]
         if ours:

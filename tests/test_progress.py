@@ -130,6 +130,18 @@ def test_what_is_not_in_the_plan_is_shown_but_neither_counted_nor_estimated():
     assert seconds_left(part[:4]) is None and seconds_left(part) == 1.5 * 20
 
 
+def test_the_slow_first_step_of_a_training_is_no_estimate():
+    rows = [
+        {'time': 0, 'plan': {'teacher': 1, 'control': 1}, 'jobs': 1},
+        {'time': 0, 'name': 'teacher (fold 1)', 'done': 0},
+        {'time': 20, 'name': 'teacher (fold 1)', 'done': 1},
+        {'time': 20, 'name': 'control (fold 1)', 'done': 0},
+        {'time': 21, 'name': 'control (fold 1)', 'done': 1 / 400},
+    ]
+    assert seconds_left(rows) == pytest.approx(20, rel=0.01)
+    assert seconds_left([rows[0], *rows[3:]]) is None
+
+
 def test_kept_work_says_nothing_about_durations():
     begun = [
         {'time': 0, 'plan': {'student': 1}, 'jobs': 1},
