@@ -3,12 +3,18 @@
     python -m tests.test_golden     writes tests/golden.json anew, after a change that is meant
 
 Networks are given by their size and by what their initial weights compute; what is simulated,
-augmented or corrupted, by averages. Figures of another processor differ by rounding only."""
+augmented or corrupted, by averages; drawings by what they say (without its digits), by where their
+parts stand, and by averages of their curves. Figures of another processor differ by rounding
+only."""
 
+import base64
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -27,6 +33,7 @@ from harkd.depth_maps import body_box, depth_grid, motion_maps, project_depth
 from harkd.depth_networks import FactoredVideoNet, clip_channels, depth_views, warp_clips
 from harkd.dual_branch import DualBranchEncoder, signal_patches
 from harkd.encoder import WearableEncoder, band_energies, filterbank, unit_batch
+from harkd.explore import ExplorerData, ExplorerState, attribution_figure
 from harkd.faithfulness import attend, faithfulness, path_gradient
 from harkd.image_encodings import ImageStudent, RelationTeacher, gaf_images
 from harkd.language import alignment_loss, soft_text_targets
@@ -35,6 +42,7 @@ from harkd.methods import LOSS_FUNCTIONS
 from harkd.preprocess import cut_windows, decimation_filter, downsample, lowpass
 from harkd.pretrain import info_nce, span_mask
 from harkd.quantization_aware import fake_quantize_activation, fake_quantize_weight
+from harkd.report import Chart, interactive
 from harkd.rollout import attention_over_time, attention_similarity
 from harkd.split import BatchLoader, by_subject
 from harkd.student import STUDENTS, make_student
@@ -51,6 +59,8 @@ from harkd.video import (
     jitter_clips,
     sample_positions,
 )
+from harkd.widgets import plotly_figure
+from tests.test_widgets import live_figures
 
 KEPT = Path(__file__).with_name('golden.json')
 CLIP, SMALL = (1, 16, 3, 32, 32), dict(classes=5, width=4)
@@ -323,6 +333,79 @@ def scores():
     return found
 
 
+def leaves(value):
+    "Numbers and words of nested lists and dictionaries, in their order"
+    if isinstance(value, dict) and 'bdata' in value:
+        value = np.frombuffer(base64.b64decode(value['bdata']), value['dtype'])
+    if isinstance(value, dict):
+        value = [v for k, v in sorted(value.items()) if k != 'template']
+    if isinstance(value, (list, tuple, np.ndarray)):
+        for part in value:
+            yield from leaves(part)
+    elif isinstance(value, (int, float, np.number)):
+        yield float(value)
+    elif value is not None:
+        yield re.sub(r'\d+', '#', str(value))
+
+
+def of_drawing(figure):
+    "Words and places of a plotly figure, and averages of each of its traces"
+    drawn = figure.to_plotly_json()
+    parts = list(leaves(drawn['layout']))
+    words = [v for v in parts if isinstance(v, str)]
+    numbers = [v for v in parts if not isinstance(v, str)]
+    for trace in drawn['data']:
+        parts = list(leaves(trace))
+        words += dict.fromkeys(v for v in parts if isinstance(v, str))
+        values = [v for v in parts if not isinstance(v, str)]
+        numbers += [len(values), *figures(np.nan_to_num(values or [0.0]))]
+    return [' | '.join(words), *(round(v, 6) for v in numbers)]
+
+
+def live_pictures():
+    "Of the chapters, with their controls at the beginning and at the end"
+    found = {}
+    w = cut_windows(load_dataset('spar'), ('imu:acc',), window_s=2.0, stride_s=20.0)
+    load = BatchLoader.fit(by_subject(w, ['s1', 's2'], ['s3']))
+    x = torch.cat([b.x['imu:acc'] for b in load.eval_batches(load.split.val)])
+    for name, (draw, controls) in live_figures(load, x).items():
+        for end in (0, -1):
+            values = {k: c.choices[end] for k, c in controls.items()}
+            found[f'{name} {end}'] = of_drawing(plotly_figure(draw(**values)))
+    return found
+
+
+def explorer():
+    load, found = loader(), {}
+    torch.manual_seed(0)
+    models = {'distilled': make_student('conv_8k', load.split.windows, ('imu',)).eval()}
+    models['teacher'] = make_teacher('fusion', load.split.windows).eval()
+    state = ExplorerState(ExplorerData(load, models, load.split.val), int(load.split.val[0]))
+    changes = {
+        'student': dict(),
+        'teacher': dict(arm='teacher', frame=20, target='walk'),
+        'hidden': dict(hidden=(0.2, 0.5), all_classes=True, method='occlusion'),
+        'half': dict(share=0.5, baseline='mean'),
+    }
+    for name, change in changes.items():
+        for width in (600, 1240):
+            drawn = attribution_figure(replace(state, **change), width=width)
+            found[f'{name} {width}'] = of_drawing(drawn)
+    return found
+
+
+def charts():
+    names, found = ['series', 'x', 'y', 'low', 'high'], {}
+    rows = [('control', 1.0, 90.0, 89.0, 91.0), ('distilled', 2.0, 91.0, 90.0, 93.0)]
+    for kind in ('bars', 'lines', 'dots'):
+        for n in (1, 2):
+            chart = Chart(kind, 'title', 'x', 'y', pd.DataFrame(rows[:n], columns=names))
+            found[f'{kind} {n}'] = of_drawing(interactive(chart))
+    heat = Chart('heat', 'title', 'x', 'y', pd.DataFrame(np.eye(3), list('abc'), list('uvw')))
+    found['heat'] = of_drawing(interactive(heat))
+    return found
+
+
 PARTS = (
     students,
     teachers,
@@ -336,7 +419,19 @@ PARTS = (
     depth,
     explanations,
     scores,
+    live_pictures,
+    explorer,
+    charts,
 )
+
+
+def written(found):
+    "A line for each name"
+    parts = []
+    for part, values in found.items():
+        lines = [f'  {json.dumps(k)}: {json.dumps(v)}' for k, v in values.items()]
+        parts.append(f' {json.dumps(part)}: {{\n' + ',\n'.join(lines) + '\n }')
+    return '{\n' + ',\n'.join(parts) + '\n}\n'
 
 
 @pytest.mark.parametrize('part', PARTS, ids=lambda part: part.__name__)
@@ -344,9 +439,12 @@ def test_numbers_are_those_that_figures_were_made_with(part):
     kept, now = json.loads(KEPT.read_text())[part.__name__], part()
     assert list(kept) == list(now)
     for name, values in now.items():
-        assert values == pytest.approx(kept[name], rel=2e-3, abs=1e-5), name
+        words = [[v for v in row if isinstance(v, str)] for row in (values, kept[name])]
+        assert words[0] == words[1], name
+        numbers, wanted = ([v for v in r if not isinstance(v, str)] for r in (values, kept[name]))
+        assert numbers == pytest.approx(wanted, rel=2e-3, abs=1e-5), name
 
 
 if __name__ == '__main__':
     found = {part.__name__: part() for part in PARTS}
-    KEPT.write_text(json.dumps(found, indent=1) + '\n')
+    KEPT.write_text(written(found), encoding='utf8')
