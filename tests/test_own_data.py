@@ -454,7 +454,8 @@ def test_what_stands_for_not_measured_is_no_sample(tmp_path):
     assert "8 values of column 'ay' cannot be" in complaint(write_study(tmp_path, nines))
 
     def zeros(table):
-        return table.where(~table.index.isin([40, 41, 42]) | (table.columns == 't'), 0)
+        table.loc[40:42, table.columns != 't'] = 0
+        return table
 
     message = complaint(write_study(tmp_path, zeros))
     assert '3 samples of acc are 0 on all axes' in message and 'sample 41' in message
