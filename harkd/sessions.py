@@ -540,6 +540,7 @@ def _check_dropouts(study, values, axes, sensor, recording, path):
             '"invalid": "missing", or, if gravity was removed, "gravity": false of the stream'
         )
     study.note('values', f'{text}: treated as missing', recording, path.name)
+    values[bad & (values == 0).all(1)] = np.nan
     values[np.ix_(bad, axes)] = np.nan
 
 

@@ -460,7 +460,7 @@ def test_what_stands_for_not_measured_is_no_sample(tmp_path):
     message = complaint(write_study(tmp_path, zeros))
     assert '3 samples of acc are 0 on all axes' in message and 'sample 41' in message
     w = windows_of(write_study(tmp_path, zeros, invalid='missing'), nan='interpolate')
-    assert w.report['filled'] == 9 * 3
+    assert w.report['filled'] == 9 * 3 * 6  # recordings, rows, channels
 
 
 @pytest.mark.parametrize('column', ['subject', 'group'])
