@@ -49,7 +49,8 @@ test: $(VENV)/.all
 	echo; if [ -n "$$failed" ]; then echo "make test FAILED:$$failed"; exit 1; fi; echo "make test passed: lint, chapters, pytest"
 
 lint: $(VENV)/.all
-	@$(BIN)/ruff check $(SOURCE); found=$$?; $(BIN)/ruff format --check $(SOURCE) && exit $$found
+	@$(BIN)/ruff check $(SOURCE) && $(BIN)/ruff check --isolated --select F821 harkd; found=$$?; \
+	$(BIN)/ruff format --check $(SOURCE) && exit $$found
 
 format: $(VENV)/.all
 	$(BIN)/ruff check --fix-only $(SOURCE)

@@ -41,6 +41,7 @@ from harkd.runs import (
     write_results,
 )
 from .split import step_seed
+from .student import HarModel
 from .train import TrainConfig, train
 from .widgets import Panel, Picture, heat
 
@@ -659,7 +660,7 @@ def from_pretrained(
     folder = Path(name)
     if str(name) in shipped_encoders() or (folder / 'encoder.json').exists():
         return load_encoder(name)[0]
-    return load_model(name, **options)
+    return HarModel.from_pretrained(str(name), **options)
 
 # %% ../nbs/06_pretrain.ipynb #54b4abaa
 def run_pretrain(

@@ -16,9 +16,9 @@ from harkd.student import ConvStudent
 
 COMMIT = '0123456789abcdef0123456789abcdef01234567'
 LOAD = """
+import harkd
 import torch
-from harkd.student import ConvStudent
-print(ConvStudent.from_pretrained('lab/student')(torch.ones(1, 40, 3)).tolist())
+print(harkd.from_pretrained('lab/student')(torch.ones(1, 40, 3)).tolist())
 """
 
 
