@@ -17,6 +17,7 @@ from harkd.explain import (
     KINDS,
     SCORE_COLUMNS,
     ExplainConfig,
+    _seed_correlations,
     align_windows,
     attention_rows,
     class_map,
@@ -44,6 +45,7 @@ from harkd.explain import (
     table_maps,
     write_study,
 )
+from harkd.faithfulness import rank_correlation
 from harkd.metrics import mean_interval
 from harkd.rollout import ATTENTION
 from harkd.runs import set_seed
@@ -486,3 +488,22 @@ def test_the_committed_study_separates_real_from_failing_attributions():
             < 0.9
             < at.loc[(arm, 'ignorant network', 'randomised: input-free'), 'value']
         )
+
+
+def test_correlations_of_two_seeds_by_hand():
+    "Both ways between the arms, averaged; each arm with itself in the other seed"
+    maps = invented_maps()
+    first, second = maps[0, 0], maps[0, 1]
+    rows = _seed_correlations(first, second, 0)
+    assert len(rows) == 6
+    for i, row in enumerate(rows):
+        here = {arm: first[arm][i : i + 1] for arm in ('control', 'distilled')}
+        there = {arm: second[arm][i : i + 1] for arm in ('control', 'distilled')}
+        crossed = (
+            rank_correlation(here['control'], there['distilled']),
+            rank_correlation(here['distilled'], there['control']),
+        )
+        assert row['arms'] == pytest.approx(np.mean(crossed)) and row['arms'] != 0
+        assert row['controls'] == rank_correlation(here['control'], there['control'])
+        assert row['students'] == rank_correlation(here['distilled'], there['distilled'])
+        assert (row['y'], row['subject']) == (i % 2, (0, i // 2))
