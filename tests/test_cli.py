@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from harkd.cli import (
     EXAMPLES,
     _import_cells,
+    _is_recording,
     app,
     execute,
     full_run_notebook,
@@ -324,3 +325,13 @@ def test_cells_that_import_and_set_options_are_kept_whatever_they_import():
     ]
     assert _import_cells(kept) == kept
     assert _import_cells([*kept, *others, dict(cell_type='markdown', source='import re')]) == kept
+
+
+def test_a_file_of_ones_own_is_told_from_a_run(tmp_path):
+    "A file that is there, whatever its ending, or a name with the ending of a table"
+    for name in ('walk.log', 'walk.csv'):
+        (tmp_path / name).write_text('')
+    (tmp_path / 'runs').mkdir()
+    assert _is_recording(tmp_path / 'walk.log') and _is_recording(str(tmp_path / 'walk.csv'))
+    assert _is_recording('missing.CSV') and not _is_recording('missing.log')
+    assert not _is_recording(tmp_path / 'runs') and not _is_recording('demo')

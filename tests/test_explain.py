@@ -176,6 +176,9 @@ def test_the_title_names_channel_and_time_of_the_burst():
 def test_a_figure_of_two_inputs_has_a_row_for_each_channel_and_one_for_the_skeleton():
     model, x = two_input_transformer(), two_input_windows()
     assert len(plot_explanation(explain(model, x, **FAST)).axes) == 6 + 1 + 1
+    axes = plot_explanation(explain(model, x, **FAST)).axes
+    assert [ax.get_xlabel() for ax in axes[:7]] == [''] * 5 + ['time (s)'] * 2
+    assert [len(ax.get_xticks()) > 0 for ax in axes[:7]] == [False] * 5 + [True] * 2
     e = explain(model, x, method='rollout', **FAST)
     assert 'most attention around' in describe_attribution(e.attribution, 0, e.classes, CHANNELS)
     assert len(plot_explanation(e).axes) == 6 + 1 + 1

@@ -7,6 +7,7 @@ import pytest
 from harkd.data import BadRecording
 from harkd.guess import (
     Column,
+    _stamps,
     device_of,
     guess_acc_unit,
     guess_gyro_unit,
@@ -289,3 +290,23 @@ def test_files_without_a_subject_or_an_activity_in_their_name_are_asked_for(tmp_
     assert answered.recordings[['subject', 'label']].values.tolist() == [['ann', 'log']]
     with pytest.raises(BadRecording, match='cannot be known from the files: subject: who moved'):
         write_new_study(tmp_path / 'study', path, yes=True)
+
+
+def test_the_rate_of_dates_is_measured_across_a_change_of_the_clock(tmp_path):
+    "The hour of summer time is no step: the offsets of the dates differ"
+    moments = pd.Timestamp('2024-03-31T00:59:50Z') + pd.to_timedelta(np.arange(200) / 10, unit='s')
+    times = [t.isoformat() for t in moments.tz_convert('Europe/Berlin')]
+    assert times[0].endswith('+01:00') and times[-1].endswith('+02:00')
+    table = pd.DataFrame({'time': times, 'ax': 0.1, 'ay': 0.2, 'az': np.arange(200) / 7})
+    table.to_csv(tmp_path / 'walk.csv', index=False)
+    unit, rate = _stamps(sample_file(tmp_path / 'walk.csv'))
+    assert (unit, rate) == ('iso', pytest.approx(10))
+
+
+def test_the_end_of_lines_is_taken_off_before_a_header_is_looked_for(tmp_path):
+    "The last column alone holds numbers"
+    rows = ''.join(f'sit,{k}.5;\n' for k in range(30))
+    (tmp_path / 'a.csv').write_text('what,x;\n' + rows)
+    assert sniff_format(tmp_path / 'a.csv') == TableFormat(',', line_end=';')
+    (tmp_path / 'b.csv').write_text(rows)
+    assert sniff_format(tmp_path / 'b.csv') == TableFormat(',', line_end=';', header=False)
