@@ -762,8 +762,8 @@ def format_table(
                 'file kB': _mean_kilobytes(group, 'bytes'),
                 'weights kB': _mean_kilobytes(group, 'weight_bytes'),
                 'accuracy %': f'{group.accuracy.mean() * 100:.1f}',
-                'same decisions %': f'{group.same.min() * 100:.1f}',
-                'largest gap': f'{group.gap.max():.2g}',
+                'agreement with the fp32 model %': f'{group.same.min() * 100:.1f}',
+                'max. difference of logits': f'{group.gap.max():.2g}',
                 'p50 ms': f'{group.latency_ms.median():.3f}',
                 'p95 ms': f'{group.latency_p95_ms.median():.3f}',
             }
