@@ -497,6 +497,14 @@ def run_depth_networks(
     return run
 
 # %% ../nbs/04i_depth_networks.ipynb #04e10023
+def _saved_scores(folder):  # Of one fold and seed, of this chapter or of 05b
+    paths = [folder / f'{name}.safetensors' for name in ('scores', 'logits')]
+    found = [path for path in paths if path.exists()]
+    if not found:
+        raise FileNotFoundError(f'{folder} holds no scores.safetensors: was the run finished?')
+    return load_tensors(found[0])[0]
+
+
 def average_runs(
     name: str,  # Of the average, in the column `model`
     members: list[tuple[str, str]],  # Folder of a run, and a model in its scores
@@ -508,7 +516,7 @@ def average_runs(
     names = [{p.parent.name for p in run.glob('fold*_seed*/rows.json')} for run in runs]
     rows = []
     for place in sorted(set.intersection(*names)):
-        each = [load_tensors(run / place / 'scores.safetensors')[0] for run in runs]
+        each = [_saved_scores(run / place) for run in runs]
         for other in each[1:]:
             if not torch.equal(other['ids'], each[0]['ids']):
                 raise ValueError(f'{place}: the runs evaluate other trials')

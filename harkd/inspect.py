@@ -371,6 +371,9 @@ def _sample_warnings(report, data):
             report.warnings.append(
                 f'{where} is at the end of its range for {c.saturated:.1%} of a recording'
             )
+    for note in getattr(data.recordings, 'notes', ()):
+        if note.kind == 'unit':
+            report.warnings.append(f'{note.file or "unit"}: {note.text}')
     _rest_warnings(report)
 
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ENGINES', 'PACKAGES', 'NEEDED', 'FASTER', 'FASTEST', 'HALF', 'MEASURE_S', 'PACKET', 'LARGEST_PACKET', 'BadBundle',
            'softmax', 'seal_bundle', 'Bundle', 'Decision', 'DecisionSmoother', 'numbers', 'StreamSegment',
-           'decimation_taps', 'stream_rate', 'PacketSpreader', 'StreamResampler', 'SlidingWindows', 'check_stream',
-           'StreamingClassifier', 'stream_csv', 'main']
+           'decimation_taps', 'stream_rate', 'PacketSpreader', 'StreamResampler', 'SlidingWindows', 'SignalLevels',
+           'check_stream', 'StreamingClassifier', 'stream_csv', 'main']
 
 # %% ../nbs/09d_runtime.ipynb #2f97d4f7
 import argparse
@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -243,6 +244,12 @@ class Bundle:
         self.fs, self.samples = float(self.about['fs']), int(self.about['samples'])
         self.mean, self.std = np.float32(self.about['mean']), np.float32(self.about['std'])
         self.logits = _open_engine(model, self.about, data, threads)
+
+    @property
+    def raw_statistics(self) -> tuple[np.ndarray, np.ndarray]:  # (c,) mean and (c,) deviation
+        "Of the raw channels, in training"
+        here = [self.about['channels'].index(name) for name in self.raw]
+        return self.mean[here], self.std[here]
 
     def prepare(
         self,
@@ -670,6 +677,49 @@ class SlidingWindows:
             self.base += drop
         return starts, windows
 
+# %% ../nbs/09d_runtime.ipynb #380c702c
+class SignalLevels:
+    "Is each sensor as strong as in training? Its root mean square since the stream began"
+
+    def __init__(
+        self,
+        channels: list[str],  # acc_x, acc_y, …; a sensor is what stands before the axis
+        mean: np.ndarray,  # (c,) of the training, SI units
+        std: np.ndarray,  # (c,)
+        least: int = 1,  # Samples before anything is said
+    ):
+        self.sensors = [name.rpartition('_')[0] or name for name in channels]
+        self.expected = np.square(mean.astype(float)) + np.square(std.astype(float))
+        self.total, self.n, self.least = np.zeros(len(channels)), 0, least
+        self.told = set()  # Sensors that were warned about
+
+    def add(
+        self,
+        x: np.ndarray,  # (n,c) SI units
+    ) -> list[str]:  # A warning for each sensor that is unlike training, once
+        "Take samples; those that are not finite do not count"
+        x = x[np.isfinite(x).all(1)]
+        self.total += np.square(x).sum(0)
+        self.n += len(x)
+        found = [self._compare(sensor) for sensor in sorted(set(self.sensors) - self.told)]
+        return [warning for warning in found if warning]
+
+    def _compare(self, sensor) -> str:  # Empty: as in training, or too few samples
+        if self.n < self.least:
+            return ''
+        here = [k for k, name in enumerate(self.sensors) if name == sensor]
+        trained = float(np.sqrt(self.expected[here].sum()))
+        found = float(np.sqrt(self.total[here].sum() / max(1, self.n)))
+        has_gravity = sensor.endswith('acc') and trained > 8
+        low, high = (1 / 3, 3) if has_gravity else (0, 15)
+        if low * trained <= found <= high * trained:
+            return ''
+        self.told.add(sensor)
+        return (
+            f'{sensor} has a root mean square of {found:.3g}, in training it was {trained:.3g}: '
+            f'is it in the unit of the bundle? --scale {sensor}=FACTOR, or scale= in Python'
+        )
+
 # %% ../nbs/09d_runtime.ipynb #f72b1e70
 def _check_whole_samples(name, seconds, fs):
     if not seconds > 0 or abs(seconds * fs - round(seconds * fs)) > 1e-6:
@@ -731,6 +781,7 @@ class StreamingClassifier:
         self.resampler = StreamResampler(channels, bundle.fs, gap_s)
         self.sliding = SlidingWindows(bundle.samples, hop, channels)
         self.smoother = DecisionSmoother(bundle.classes, smooth, hold, threshold)
+        self.levels = SignalLevels(bundle.raw, *bundle.raw_statistics, 2 * bundle.samples)
         self.samples = self.windows = 0
         self.rate = None  # Hz of the sensor, once it is measured
         self.queue, self.queued = [], 0  # chunks that wait, and their samples
@@ -799,7 +850,18 @@ class StreamingClassifier:
                 self.rate = 1 / first.usual if packets else rate
                 self.resampler.set_rate(self.rate)
                 self.packets.usual, self.packets.longest = first.usual, first.longest
+                self._check_rate()
         return self.rate is not None
+
+    def _check_rate(self):
+        "Warn where the sensor is so slow that movements of the training are not in its signal"
+        fs = self.bundle.fs
+        if self.rate and self.rate < 0.5 * fs:
+            warnings.warn(
+                f'the sensor gives {self.rate:.3g} samples per second, the model was trained on '
+                f'{fs:g}: movements faster than {self.rate / 2:.3g} Hz are lost',
+                stacklevel=4,
+            )
 
     def _begin_packets(self, t, x):
         "Packets that begin later: decisions of what came before, if the rate was another"
@@ -820,6 +882,8 @@ class StreamingClassifier:
         self.queue, self.queued = [], 0
         for i in range(0, len(t), 512):
             piece = t[i : i + 512], x[i : i + 512] * self.scale
+            for message in self.levels.add(piece[1]):
+                warnings.warn(message, stacklevel=3)
             decisions += self._begin_packets(*piece)
             decisions += self._decide(self.resampler.push(*self.packets.push(*piece)))
         even, fs = self.resampler, self.bundle.fs
@@ -852,19 +916,53 @@ def _columns(header, needed):
             f'the first line must name the columns {", ".join(needed)}; '
             f'missing: {", ".join(missing)}'
         )
+    if twice := [name for name in needed if names.count(name) > 1]:
+        raise ValueError(f"the first line names '{twice[0]}' twice: rename the column that is not")
     return [names.index(name) for name in needed]
 
 
-def _chunks(rows, columns, size):
-    "Lists of rows, each as soon as it is complete; a value that is missing is None"
+def _check_cells(row, n):
+    "Raise where the first row of samples does not fit the header of n columns"
+    if len(row) != n:
+        raise ValueError(
+            f'line 2 has {len(row)} cells, the header {n}: {",".join(row)[:80]}; a number is '
+            'written with a decimal point, and every column has a name'
+        )
+
+
+def _chunks(rows, n, columns, size):
+    "Lists of rows, each as soon as it is complete; a row that does not fit the header is all None"
     chunk = []
-    for row in rows:
-        chunk.append([row[k] if k < len(row) else None for k in columns])
+    for number, row in enumerate(rows):
+        while len(row) > n and not row[-1].strip():
+            row.pop()  # commas at the end of a line
+        if number == 0:
+            _check_cells(row, n)
+        chunk.append([row[k] if len(row) == n else None for k in columns])
         if len(chunk) >= size:
             yield chunk
             chunk = []
     if chunk:
         yield chunk
+
+
+def _scale_factors(text, channels):  # 'acc=9.80665,gyro=0.0174533', or one number for all
+    "(c,) factors to SI units; raises ValueError where it is not clear what a factor is for"
+    sensors = {name.rpartition('_')[0] or name for name in channels}
+    factors = np.ones(len(channels))
+    for part in text.split(','):
+        name, equals, value = (s.strip() for s in part.rpartition('='))
+        if not equals and len(sensors) > 1 and float(value) != 1:
+            raise ValueError(
+                f'--scale {text} leaves open which sensor: say --scale {sorted(sensors)[0]}={value}'
+            )
+        here = [
+            k for k, c in enumerate(channels) if not equals or name in (c, c.rpartition('_')[0])
+        ]
+        if not here:
+            raise ValueError(f"--scale: the bundle reads no '{name}', only {', '.join(channels)}")
+        factors[here] = float(value)
+    return factors
 
 
 def stream_csv(
@@ -873,12 +971,20 @@ def stream_csv(
     out,  # Where decisions are written
     time_scale: float = 1.0,  # Seconds in a unit of the column `time`
     chunk: int = 256,  # Rows that are taken together
+    scale=1.0,  # Factors to SI units, or by sensor as 'acc=9.80665,gyro=0.0174533'
     **kwargs,  # Of `StreamingClassifier`
 ) -> dict:  # Its report
-    "Decide on a stream of CSV rows; raises `ValueError` if a column is missing"
-    stream = StreamingClassifier(Bundle(folder), **kwargs)
+    """Decide on a stream of CSV rows.
+
+    Raises `ValueError` where a column is missing or named twice, or the first row does not fit the
+    header; a later row that does not fit is left out and counted.
+    """
+    bundle = Bundle(folder)
+    factors = _scale_factors(scale, bundle.raw) if isinstance(scale, str) else scale
+    stream = StreamingClassifier(bundle, scale=factors, **kwargs)
     rows = csv.reader(lines, quoting=csv.QUOTE_NONE)
-    columns = _columns(next(rows, []), ['time', *stream.bundle.raw])
+    header = next(rows, [])
+    columns = _columns(header, ['time', *stream.bundle.raw])
     out.write('time,label,probability\n')
 
     def write(decisions):
@@ -886,12 +992,26 @@ def stream_csv(
             out.write(f'{d.time:.3f},{d.label},{d.probability:.3f}\n')
         out.flush()
 
-    for values in map(numbers, _chunks(rows, columns, chunk)):
+    for values in map(numbers, _chunks(rows, len(header), columns, chunk)):
         write(stream.push(values[:, 0] * time_scale, values[:, 1:]))
     write(stream.finish())
     return stream.report
 
 # %% ../nbs/09d_runtime.ipynb #dd69e096
+def _check_decided(report):
+    "Raise where a stream had not one window, and say what may be the reason"
+    if report['windows']:
+        return
+    rows, left, gaps = report['samples'], report['left_out'], report['gaps']
+    if left > rows / 2:
+        why = f'{left} of them had no number as time or in a channel'
+    elif gaps > rows / 2:
+        why = f'{gaps} gaps were found; for a time in milliseconds say --time-scale 0.001'
+    else:
+        why = 'the column time must be in seconds'
+    raise ValueError(f'no decision: {rows} samples make no complete window; {why}')
+
+
 def _parser(prog):
     here = str(Path(globals().get('__file__', '.')).parent)
     parser = argparse.ArgumentParser(
@@ -914,9 +1034,8 @@ def _parser(prog):
     )
     add(
         '--scale',
-        type=float,
-        default=1.0,
-        help='factor of the channels to SI units, e.g. 9.80665 for g',
+        default='1',
+        help='factors to SI units by sensor, e.g. acc=9.80665,gyro=0.0174533 for g and degrees/s',
     )
     add('--hop', type=float, default=0.0, help='seconds between decisions')
     add('--smooth', type=float, default=0.0, help='weight of the past in [0,1)')
@@ -931,19 +1050,15 @@ def main(
 ):
     "The command of a bundle"
     given = _parser(prog).parse_args(args)
+    settings = dict(hop_s=given.hop, smooth=given.smooth, hold=given.hold)
+    settings |= dict(threshold=given.threshold, scale=given.scale)
     try:
-        report = stream_csv(
-            given.bundle,
-            sys.stdin,
-            sys.stdout,
-            given.time_scale,
-            1,
-            hop_s=given.hop,
-            smooth=given.smooth,
-            hold=given.hold,
-            threshold=given.threshold,
-            scale=given.scale,
-        )
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda text, *_: print(f'warning: {text}', file=sys.stderr)
+            report = stream_csv(
+                given.bundle, sys.stdin, sys.stdout, given.time_scale, 1, **settings
+            )
+        _check_decided(report)
     except (ValueError, OSError, ImportError, csv.Error) as e:
         sys.exit(f'error: {e}')
     print(', '.join(f'{k} {v}' for k, v in report.items()), file=sys.stderr)

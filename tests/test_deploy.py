@@ -1,5 +1,6 @@
 "Bundles on machines without harkd, and streams that misbehave"
 
+import io
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -27,9 +29,11 @@ from harkd.runtime import (
     PacketSpreader,
     StreamingClassifier,
     StreamResampler,
+    _scale_factors,
     seal_bundle,
     stream_csv,
 )
+from harkd.runtime import main as run_command
 from harkd.split import BatchLoader, by_subject
 from harkd.student import make_student
 from tests.conftest import ROOT
@@ -292,6 +296,82 @@ def test_a_decision_is_forgotten_when_probabilities_are_no_numbers():
 def test_a_header_without_a_channel_is_refused(made):
     with pytest.raises(ValueError, match='missing: time, acc_x'):
         stream_csv(made[0], ['t,acc_y,acc_z'], None)
+
+
+def decided(folder, text, **kwargs):
+    "Report of a stream from text, and the decisions"
+    out = io.StringIO()
+    report = stream_csv(folder, io.StringIO(text), out, threshold=0.0, **kwargs)
+    return report, [line.split(',')[1] for line in out.getvalue().splitlines()[1:]]
+
+
+@pytest.mark.parametrize(
+    ('change', 'says'),
+    [
+        (lambda s: s.replace('acc_x,', 'acc_x,acc_x,'), "names 'acc_x' twice"),
+        (lambda s: s.replace('.', ','), 'line 2 has 8 cells, the header 4: .*decimal point'),
+        (lambda s: s.replace('\n', '\n0,'), 'line 2 has 5 cells'),
+    ],
+    ids=['a column twice', 'decimal commas', 'a counter without a name'],
+)
+def test_rows_that_do_not_fit_the_header_are_refused(made, change, says):
+    with pytest.raises(ValueError, match=says):
+        decided(made[0], change(csv_text(*spar_stream(6))))
+
+
+def test_a_later_row_that_does_not_fit_is_left_out_and_counted(made):
+    t, x = spar_stream(8)
+    lines = csv_text(t, x).splitlines()
+    lines[100:100] = ['broken', '1,5,2,5,3,5,4,5']
+    report, labels = decided(made[0], '\n'.join(lines))
+    assert report['left_out'] == 2
+    assert labels == decided(made[0], csv_text(t, x) + '\n')[1]
+    padded = '\n'.join(line + ',' for line in csv_text(t, x).splitlines()[1:])
+    header = csv_text(t, x).splitlines()[0]
+    assert decided(made[0], f'{header}\n{padded}')[1] == labels
+
+
+@pytest.mark.parametrize('factor', [1 / 9.80665, 1000 / 9.80665], ids=['g', 'mg'])
+def test_another_unit_is_noticed_and_a_factor_for_its_sensor_mends_it(made, factor):
+    t, x = spar_stream(12)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        _, right = decided(made[0], csv_text(t, x))
+    with pytest.warns(UserWarning, match='acc has a root mean square of .* --scale acc=FACTOR'):
+        decided(made[0], csv_text(t, x * factor))
+    assert decided(made[0], csv_text(t, x * factor), scale=f'acc={1 / factor}')[1] == right
+    assert decided(made[0], csv_text(t, x * factor), scale=str(1 / factor))[1] == right
+    with pytest.raises(ValueError, match="the bundle reads no 'gyro', only acc_x"):
+        decided(made[0], csv_text(t, x), scale='gyro=0.0174533')
+
+
+def test_a_factor_must_name_its_sensor_where_there_are_two():
+    channels = ['acc_x', 'acc_y', 'gyro_x']
+    with pytest.raises(ValueError, match='leaves open which sensor: say --scale acc=9.8'):
+        _scale_factors('9.8', channels)
+    assert _scale_factors('acc=2, gyro=3', channels).tolist() == [2, 2, 3]
+    assert _scale_factors('acc_y=2', channels).tolist() == [1, 2, 1]
+
+
+def test_a_sensor_that_is_far_slower_than_the_model_is_named(made):
+    t, x = spar_stream(20)
+    with pytest.warns(UserWarning, match=r'gives 5 samples per second, .* faster than 2\.5 Hz'):
+        decided(made[0], csv_text(t[::10], x[::10]))
+
+
+@pytest.mark.parametrize(
+    ('text', 'says'),
+    [
+        (lambda t, x: csv_text(1000 * t, x), 'gaps were found; .* --time-scale 0.001'),
+        (lambda t, x: csv_text(t, x).replace('\n', '\nT', len(t)), 'had no number as time'),
+        (lambda t, x: csv_text(t[:9], x[:9]), 'must be in seconds'),
+    ],
+    ids=['milliseconds', 'words as time', 'nine samples'],
+)
+def test_a_stream_without_a_decision_ends_with_the_reason(made, monkeypatch, text, says):
+    monkeypatch.setattr(sys, 'stdin', io.StringIO(text(*spar_stream(6))))
+    with pytest.raises(SystemExit, match=f'error: no decision: .* {says}'):
+        run_command([str(made[0])])
 
 
 def test_a_long_session_in_random_chunks_decides_as_offline_with_flat_memory(made):

@@ -402,6 +402,87 @@ def test_degrees_read_as_radians_are_found(tmp_path):
     assert "likely in 'deg/s', not in 'rad/s'" in complaint(write_study(tmp_path, edit))
 
 
+def of_subject(root, subject, edit):
+    "Change the files of one subject"
+    for path in sorted(root.glob(f'{subject}_*.csv')):
+        edit(pd.read_csv(path)).to_csv(path, index=False)
+    return root
+
+
+def test_a_subject_whose_gyroscope_has_another_unit_is_a_warning(tmp_path):
+    def slow(table):
+        return table.assign(**{f'g{a}': table[f'g{a}'] / 10 for a in 'xyz'})
+
+    def in_degrees(table):
+        return table.assign(**{f'g{a}': np.rad2deg(table[f'g{a}']) for a in 'xyz'})
+
+    assert not check_study(write_study(tmp_path, slow)).warnings
+    warnings = check_study(of_subject(tmp_path, 'p3', in_degrees)).warnings
+    assert "gyroscope of subject 'p3' reaches" in ' '.join(warnings)
+
+
+def test_a_subject_in_g_who_never_rests_is_found(tmp_path):
+    def moving(table):
+        return table.assign(az=table.az + 25 * np.sin(20 * table.t))
+
+    def in_g(table):
+        return table.assign(**{f'a{a}': table[f'a{a}'] / G for a in 'xyz'})
+
+    windows_of(write_study(tmp_path, moving))
+    message = complaint(of_subject(tmp_path, 'p2', in_g))
+    assert 'p2_rest.csv' in message and "is it in 'm/s2' as they are?" in message
+
+
+def test_rows_that_alternate_between_two_devices_raise(tmp_path):
+    def two(table):
+        other = table.assign(ax=-table.ax, az=-table.az)
+        return pd.concat([table, other]).sort_values('t', kind='stable')
+
+    assert 'alternate between 2 signals' in complaint(write_study(tmp_path, two))
+
+    def two_clocks(table):
+        other = table.assign(t=table.t + 0.004, ax=-table.ax, az=-table.az)
+        return pd.concat([table, other]).sort_values('t', kind='stable')
+
+    assert 'alternate between 2 signals' in complaint(write_study(tmp_path, two_clocks))
+
+
+def test_what_stands_for_not_measured_is_no_sample(tmp_path):
+    def nines(table):
+        return table.assign(ay=table.ay.where(table.index % 50 != 7, -999))
+
+    assert "8 values of column 'ay' cannot be" in complaint(write_study(tmp_path, nines))
+
+    def zeros(table):
+        table.loc[40:42, table.columns != 't'] = 0
+        return table
+
+    message = complaint(write_study(tmp_path, zeros))
+    assert '3 samples of acc are 0 on all axes' in message and 'sample 41' in message
+    w = windows_of(write_study(tmp_path, zeros, invalid='missing'), nan='interpolate')
+    assert w.report['filled'] == 9 * 3 * 6  # recordings, rows, channels
+
+
+@pytest.mark.parametrize('column', ['subject', 'group'])
+@pytest.mark.parametrize(
+    'names', [('1', '1.0'), ('1', '01'), ('Jos\u00e9', 'Jose\u0301'), ('p 1', 'P  1')]
+)
+def test_one_subject_or_group_under_two_spellings_raises(tmp_path, column, names):
+    write_study(tmp_path, subjects=('p1', 'p2'))
+    rows = pd.read_csv(tmp_path / 'recordings.csv', dtype=str)
+    rows[column] = [names[k % 2] for k in range(len(rows))]
+    rows.to_csv(tmp_path / 'recordings.csv', index=False)
+    message = complaint(tmp_path)
+    assert f'{column}s ' in message and 'are one name' in message
+    assert 'Jos' not in names[0] or "'Jos\\xe9' and 'Jose\\u0301'" in message
+
+
+def test_a_name_to_drop_must_be_spelt_as_the_files_do(tmp_path):
+    message = complaint(write_study(tmp_path, drop=['Rest']))
+    assert "'drop' names 'Rest', the files say 'rest'" in message
+    assert len(windows_of(write_study(tmp_path, drop=['rest', 'transition'])).classes) == 2
+
+
 def test_samples_under_two_subjects_raise(tmp_path):
     write_study(tmp_path)
     lines = (tmp_path / 'p1_stroll.csv').read_text().splitlines()
