@@ -83,7 +83,7 @@ def _interval(summary: dict, score: str) -> str:
 def arms_table(
     rows: pd.DataFrame,  # Result rows of one experiment
     names: dict | None = None,  # What to call the arms; None: `ARM_NAMES`
-) -> pd.DataFrame:  # One row an arm, scores with ± half a 95 % interval over seeds
+) -> pd.DataFrame:  # One row per arm, scores with ± half-width of the 95 % interval over seeds
     "Scores and costs of teacher, student alone and distilled student"
     names = names or ARM_NAMES
     table = [
