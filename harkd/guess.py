@@ -722,7 +722,7 @@ def _format_keys(fmt):
 # %% ../nbs/00d_guess.ipynb #52e5a825
 def _ask_for(manifest, table, first, answers, unknown):
     if 'time' not in manifest and 'fs' not in answers:
-        unknown['fs'] = 'no column of time was found: how many samples a second (Hz)?'
+        unknown['fs'] = 'no column of time was found: how many samples per second (Hz)?'
     if (table.subject == '').any() and 'subject' not in answers:
         unknown['subject'] = (
             'who moved? A regular expression with one group that finds the subject in the path of '

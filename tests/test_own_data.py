@@ -530,7 +530,7 @@ def test_new_asks_for_what_it_cannot_know(tmp_path):
     table.to_csv(tmp_path / 'one.csv', index=False)
     lines = []
     assert new_command(tmp_path / 'a', tmp_path / 'one.csv', yes=True, say=lines.append) == 1
-    assert 'how many samples a second' in lines[0] and 'who moved?' in lines[0]
+    assert 'how many samples per second' in lines[0] and 'who moved?' in lines[0]
     known = {'fs': 50, 'subject': 'ann', 'label': '(one)'}
     assert new_command(tmp_path / 'a', tmp_path / 'one.csv', True, known, say=lines.append) == 0
     assert load_dataset('sessions', tmp_path / 'a').card.classes == ('one',)
