@@ -34,6 +34,7 @@ from harkd.explore import (
     slide_range,
 )
 from harkd.language import label_in_words
+from harkd.marks import Mark
 from harkd.preprocess import cut_windows
 from harkd.split import BatchLoader, by_subject, kfold_splits
 from harkd.student import STUDENTS, make_student
@@ -1023,3 +1024,19 @@ def test_the_depth_frame_changes_with_the_cursor(with_depth, tmp_path):
                 check_layout(explorer, width)
     finally:
         servers.stop(process)
+
+
+def test_marks_are_kept_and_those_of_another_hand_are_read(data):
+    "What is in the file counts: another page may have written there"
+    panel = ControlPanel(data, lambda: None)
+    panel.controls['name'].value = 'first'
+    panel.mark(0.2, 0.6)
+    other = Mark(panel.recording, 0.7, 0.9, 'second')
+    panel.keep_marks([*panel.marks, other, other])
+    try:
+        assert [m.name for m in panel.marks] == ['first', 'second']
+        assert [m for _, m in panel.controls['marks'].options] == panel.marks
+        assert not panel.controls['forget'].disabled
+    finally:
+        panel.keep_marks([])
+    assert panel.marks == [] and panel.controls['forget'].disabled
