@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -1040,3 +1041,22 @@ def test_marks_are_kept_and_those_of_another_hand_are_read(data):
     finally:
         panel.keep_marks([])
     assert panel.marks == [] and panel.controls['forget'].disabled
+
+
+def test_a_dropped_file_is_shown_with_notes_or_refused_with_the_reason(spar_data, tmp_path):
+    explorer = AttributionExplorer(data=spar_data)
+    t = np.arange(600) / 50
+    table = pd.DataFrame({'time': t, 'acc_x': np.sin(9 * t), 'acc_y': 0.5, 'acc_z': 9.81})
+    table.round(4).to_csv(tmp_path / 'walk.csv', index=False)
+    said = explorer._open_dropped(tmp_path / 'walk.csv')
+    assert re.match(r'walk\.csv: \w+.*; ', said) and explorer.source.value == 'walk.csv'
+    assert explorer.views[0].rows == ('acc_x', 'acc_y', 'acc_z')
+    (tmp_path / 'bad.csv').write_text('hello\n')
+    assert explorer._open_dropped(tmp_path / 'bad.csv') == ''
+    assert 'bad.csv was not opened' in explorer.message.value
+
+
+def test_a_notebook_shows_the_page_of_the_explorer(spar_data):
+    shown = AttributionExplorer(data=spar_data)._repr_mimebundle_()
+    shown = shown[0] if isinstance(shown, tuple) else shown
+    assert 'application/vnd.jupyter.widget-view+json' in shown
