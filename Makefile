@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE  ?= 1
 
 .PHONY: help demo test lint format lab explore readme docs bench clean
 help:
-	@echo "make demo     the whole path on real recordings: distil, explain, export (a few minutes)"
+	@echo "make demo     the whole pipeline on real recordings: distil, explain, export (a few minutes)"
 	@echo "make test     linter, chapters and tests; HARKD_DATA=DIR adds those that need downloaded data sets"
 	@echo "make lab      JupyterLab, opened on the index of the chapters"
 	@echo "make explore  predictions of the newest run (RUN=runs/x: of that one) on a page in the browser"

@@ -165,7 +165,7 @@ reads `distillation/utd_100k.csv`. [RESULTS.md](../../RESULTS.md) shows the tabl
 | --- | --- |
 | [ledger.csv](ledger.csv), [ledger_001.csv](ledger_001.csv) | every evaluation of official test \
 subjects, the newest page and the one before it |
-| [reruns.csv](reruns.csv) | trainings that were repeated from nothing and gave the same figures |
+| [reruns.csv](reruns.csv) | trainings that were repeated from scratch and gave the same figures |
 | [demo.txt](demo.txt) | what `make demo` printed |
 """
 

@@ -44,7 +44,7 @@ def _accuracy(rows) -> pd.Series:  # By fold and seed
     return rows.set_index(['fold', 'seed']).accuracy
 
 
-def _differences(rows: pd.DataFrame, change: str) -> pd.Series:  # To the recipe, one a fold
+def _differences(rows: pd.DataFrame, change: str) -> pd.Series:  # To the recipe, one per fold
     changed, recipe = (_accuracy(rows[rows.method == m]) for m in (change, 'recipe'))
     return (changed - recipe).groupby('fold').mean()
 

@@ -164,10 +164,20 @@ class CNNHAR(HarModel):
         super().__init__(locals())
         pool = nn.MaxPool2d((4, 1), (2, 1))
         self.layers = nn.Sequential(
-            *(nn.Conv2d(1, 50, (5, 1)), nn.ReLU(), pool, _norm()),
-            *(nn.Conv2d(50, 40, (5, 1)), nn.ReLU(), pool, _norm()),
-            *(nn.Conv2d(40, 20, (3, 1)), nn.ReLU(), _norm()),
-            *(nn.Conv2d(20, 400, (1, channels)), nn.ReLU(), _norm()),
+            nn.Conv2d(1, 50, (5, 1)),
+            nn.ReLU(),
+            pool,
+            _norm(),
+            nn.Conv2d(50, 40, (5, 1)),
+            nn.ReLU(),
+            pool,
+            _norm(),
+            nn.Conv2d(40, 20, (3, 1)),
+            nn.ReLU(),
+            _norm(),
+            nn.Conv2d(20, 400, (1, channels)),
+            nn.ReLU(),
+            _norm(),
         )
         self.head = nn.Linear(400, classes)
 
@@ -188,7 +198,7 @@ def _class_weights(y, classes):
 
 
 def _one_epoch(model, loader, optimizer, weight, epoch):
-    "One pass over the training windows"
+    "One epoch"
     (name,) = model.inputs
     model.train()
     for step in range(loader.steps):
@@ -410,7 +420,7 @@ def arena_table(
     rows: list[dict] | pd.DataFrame,  # Of `run_arena`; one data set, one length of windows
     published: int = 3,  # How many of the published models to show
 ) -> pd.DataFrame:  # The best first
-    "Macro-F1 by the benchmark's rules and over the classes that are there, with intervals"
+    "Macro-F1 by its rules and over present classes; `ValueError` for rows of several data sets"
     means = _group_means(rows)
     if means[['dataset', 'protocol']].drop_duplicates().shape[0] != 1:
         raise ValueError('give the rows of one data set and one length of windows')

@@ -49,7 +49,7 @@ def _mean_over_seeds(rows, score) -> str:  # Percent with ± half an interval
 def baseline_table(
     rows: list[dict] | pd.DataFrame,  # Result rows of `run_baselines`
 ) -> pd.DataFrame:  # One row a baseline and protocol
-    "Scores of each baseline, in percent with ± half a 95 % interval over seeds"
+    "Scores of each baseline, in percent with ± half-width of the 95 % interval over seeds"
     rows = pd.DataFrame(rows)
     table = []
     for (protocol, model, modality), own in rows.groupby(

@@ -465,7 +465,7 @@ def _command(f, **settings):
 @_command
 def demo(
     seeds: Annotated[int, typer.Option(help='repetitions of each training')] = 3,
-    epochs: Annotated[int, typer.Option(help='passes of each training over its windows')] = 9,
+    epochs: Annotated[int, typer.Option(help='epochs of each training')] = 9,
     folds: Annotated[int, typer.Option(help='groups of subjects, each held out once')] = 3,
     name: Annotated[str, typer.Option(help='name of the run folder below runs/')] = 'demo',
 ):
@@ -495,7 +495,8 @@ def demo(
     for path in written:
         typer.echo(f'  {path}')
     typer.echo(
-        'Accuracy is on subjects who were in no training; ± is half a 95 % interval over seeds.'
+        'Accuracy is on subjects who were in no training; ± is the half-width of the 95 % '
+        'confidence interval over seeds.'
     )
 
 # %% ../nbs/09a_cli.ipynb #11499d59
@@ -587,7 +588,9 @@ def _read_size(text):  # '112' to (112, 112), '120x160' to (120, 160)
 
 @_command
 def frames(
-    folder: Annotated[Path, typer.Argument(help='videos, one folder a class; or depth .mat files')],
+    folder: Annotated[
+        Path, typer.Argument(help='videos, one folder per class; or depth .mat files')
+    ],
     output: Annotated[Path, typer.Option('--output', '-o', help='folder for the files')],
     count: Annotated[int, typer.Option('--frames', help='frames of a clip')] = 16,
     size: Annotated[str, typer.Option(help='pixels; or HEIGHTxWIDTH')] = '112',
@@ -774,7 +777,7 @@ def export(
     fold: Annotated[int, typer.Option(help="which of the run's folds; -1: the first")] = -1,
     final: Annotated[
         bool,
-        typer.Option('--final', help='the model trained on everybody (-p final_model True)'),
+        typer.Option('--final', help='the model trained on all subjects (-p final_model True)'),
     ] = False,
     output: Annotated[
         str, typer.Option('--output', '-o', help='folder of the bundle; default below the run')
@@ -819,7 +822,7 @@ def export(
         typer.echo(f'refused {way}: {reason}')
     if final:
         typer.echo(
-            'trained on everybody: the accuracies below are of windows it was trained on; for new '
+            'trained on all subjects: the accuracies below are of its training windows; for new '
             'subjects expect the cross-validated accuracy of the run (in README.md of the bundle)'
         )
     typer.echo(

@@ -405,7 +405,7 @@ def _test_columns(run, rows, chosen, base, base_factor):
 def compare_table(
     run: Run,  # Finished
     against: str = 'alone',  # 'alone' | 'self'
-) -> pd.DataFrame:  # One row a method at its chosen factor, best first; fractions in [0,1]
+) -> pd.DataFrame:  # One row per method at its chosen factor, best first; fractions in [0,1]
     "Methods, and the other control, compared with a control"
     metrics = run.metrics
     rows = pd.DataFrame(metrics['rows'])

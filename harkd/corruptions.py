@@ -261,7 +261,7 @@ def _worst_corruption(rows) -> str:
 
 def corruption_table(
     rows,  # Of `run_corruptions`
-) -> pd.DataFrame:  # One row a model: uncorrupted, each family, mean over the 25, worst
+) -> pd.DataFrame:  # One row per model: uncorrupted, each family, mean over the 25, worst
     "Accuracy by family of corruptions, in percent with ± half an interval over seeds"
     rows = pd.DataFrame(rows)
     rows['family'] = rows.method.str.split(' ').str[0]
@@ -291,7 +291,7 @@ def plot_corruptions(
     rows,  # Of `run_corruptions`
     ax=None,
 ):
-    "Accuracy by corruption, a line a model; returns the Axes"
+    "Accuracy by corruption, a line per model; returns the Axes"
     import matplotlib.pyplot as plt
 
     if ax is None:

@@ -92,16 +92,36 @@ class ClipAugment:
 NO_CLIP_AUGMENT = ClipAugment(0, 0, 0, 0, 0, 0, 0)
 
 # %% ../nbs/04i_depth_networks.ipynb #04e10009
-def _warp_matrices(u, cfg):  # (b,3,4) from u (b,12) in [-1,1]
-    turn = u[:, 0] * cfg.turn * torch.pi / 180
-    high, wide = 1 + cfg.scale * u[:, 1], 1 + cfg.scale * u[:, 2]
-    long = 1 - cfg.time * u[:, 3].abs()  # a part of the trial, which does not reach beyond it
-    theta = torch.zeros(len(u), 3, 4)
+_CHANGES = (  # What the twelve random numbers of a clip, in [-1,1], change
+    'turn',
+    'height',
+    'width',
+    'time',
+    'right',
+    'down',
+    'place',  # in time
+    'brightness',
+    'side',  # of the erased square
+    'top',
+    'left',
+    'erased',  # above 0: a square is erased
+)
+
+
+def _by_change(u):  # (b,12) as a dict of (b,)
+    return dict(zip(_CHANGES, u.unbind(1), strict=True))
+
+
+def _warp_matrices(u, cfg):  # (b,3,4) from u of `_by_change`
+    turn = u['turn'] * cfg.turn * torch.pi / 180
+    high, wide = 1 + cfg.scale * u['height'], 1 + cfg.scale * u['width']
+    long = 1 - cfg.time * u['time'].abs()  # a part of the trial, which does not reach beyond it
+    theta = torch.zeros(len(turn), 3, 4)
     theta[:, 0, 0], theta[:, 0, 1] = wide * turn.cos(), -wide * turn.sin()
     theta[:, 1, 0], theta[:, 1, 1] = high * turn.sin(), high * turn.cos()
     theta[:, 2, 2] = long
-    theta[:, 0, 3], theta[:, 1, 3] = 2 * cfg.shift * u[:, 4], 2 * cfg.shift * u[:, 5]
-    theta[:, 2, 3] = (1 - long) * u[:, 6]
+    theta[:, 0, 3], theta[:, 1, 3] = 2 * cfg.shift * u['right'], 2 * cfg.shift * u['down']
+    theta[:, 2, 3] = (1 - long) * u['place']
     return theta
 
 
@@ -118,13 +138,13 @@ def _erase_squares(x, u, cfg):  # a square of each clip, in all frames
     if not cfg.erase:
         return x
     h, w = x.shape[3:]
-    side = cfg.erase * u[:, 8].abs()
-    y0, x0 = (u[:, 9] + 1) / 2, (u[:, 10] + 1) / 2
+    side = cfg.erase * u['side'].abs()
+    y0, x0 = (u['top'] + 1) / 2, (u['left'] + 1) / 2
     rows = (torch.arange(h) / h)[None]
     columns = (torch.arange(w) / w)[None]
     in_rows = ((rows - y0[:, None]).abs() < side[:, None] / 2)[:, :, None]
     in_columns = ((columns - x0[:, None]).abs() < side[:, None] / 2)[:, None]
-    used = (u[:, 11] > 0)[:, None, None]
+    used = (u['erased'] > 0)[:, None, None]
     keep = ~(in_rows & in_columns & used)
     return x * keep.to(x)[:, None, None]
 
@@ -138,14 +158,15 @@ def warp_clips(
     "Clips at another number of frames, moved, scaled, turned, with noise, partly hidden"
     b, _, c, h, w = video.shape
     x = video.float().div(255).transpose(1, 2)
-    u = torch.zeros(b, 12)
+    u = torch.zeros(b, len(_CHANGES))
     if generator is not None:
-        u = torch.rand(b, 12, generator=generator) * 2 - 1
+        u = torch.rand(b, len(_CHANGES), generator=generator) * 2 - 1
+    u = _by_change(u)
     theta = _warp_matrices(u, cfg).to(x)
     grid = F.affine_grid(theta, (b, c, frames, h, w), align_corners=False)
     x = F.grid_sample(x, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
     if generator is not None:
-        x = x * (1 + cfg.brightness * u[:, 7].to(x)).reshape(b, 1, 1, 1, 1)
+        x = x * (1 + cfg.brightness * u['brightness'].to(x)).reshape(b, 1, 1, 1, 1)
         x = _add_noise(x, u, cfg, generator)
         x = _erase_squares(x, u, cfg)
     return x.transpose(1, 2)
@@ -172,7 +193,12 @@ def clip_channels(
 class DepthWindows(Windows):
     "Windows of trials whose depth clips a `DepthLoader` adds as the input 'video'"
 
-    def batch(self, ids, at=None, inputs=None) -> Batch:
+    def batch(
+        self,
+        ids,  # (b,) windows
+        at=None,  # See `Windows.batch`
+        inputs=None,  # None: all
+    ) -> Batch:  # x by input, without the video; y (b,)
         wanted = [i for i in inputs or self.inputs if i != 'video']
         if wanted:
             return super().batch(ids, at, wanted)
@@ -201,7 +227,9 @@ class DepthLoader(BatchLoader):
         video = clip_channels(video, self.kind)
         return to_device(replace(batch, x={**batch.x, 'video': video}), device)
 
-    def train(self, epoch, step, epochs=1, rank=0, world=1) -> Batch:
+    def train(
+        self, epoch, step, epochs=1, rank=0, world=1
+    ) -> Batch:  # x["video"] is (b,t,3,h,w) in [0,1]
         "One training batch; the same for the same (seed, epoch, step)"
         batch = super().train(epoch, step, epochs, rank, world)
         generator = torch.Generator().manual_seed(step_seed(self.seed, epoch, step, 2, rank))
@@ -345,20 +373,20 @@ def make_depth_network(
 # Fixed changes of a clip whose predictions are averaged: nothing, and one change of each kind
 _TEST_CHANGES = (
     {},
-    {3: 0.5, 6: -1.0},
-    {3: 0.5, 6: 1.0},
-    {3: 0.5},
-    {1: 0.6, 2: 0.6},
-    {1: -0.6, 2: -0.6},
+    {'time': 0.5, 'place': -1.0},
+    {'time': 0.5, 'place': 1.0},
+    {'time': 0.5},
+    {'height': 0.6, 'width': 0.6},
+    {'height': -0.6, 'width': -0.6},
 )
 
 
 def _fixed_warp(video, change, frames):
     x = video.float().div(255).transpose(1, 2)
     b, c, _, h, w = x.shape
-    u = torch.zeros(b, 12)
-    for column, value in change.items():
-        u[:, column] = value
+    u = _by_change(torch.zeros(b, len(_CHANGES)))
+    for name, value in change.items():
+        u[name] = u[name] + value
     theta = _warp_matrices(u, ClipAugment()).to(x)
     grid = F.affine_grid(theta, (b, c, frames, h, w), align_corners=False)
     x = F.grid_sample(x, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
@@ -497,18 +525,26 @@ def run_depth_networks(
     return run
 
 # %% ../nbs/04i_depth_networks.ipynb #04e10023
+def _saved_scores(folder):  # Of one fold and seed, of this chapter or of 05b
+    paths = [folder / f'{name}.safetensors' for name in ('scores', 'logits')]
+    found = [path for path in paths if path.exists()]
+    if not found:
+        raise FileNotFoundError(f'{folder} holds no scores.safetensors: was the run finished?')
+    return load_tensors(found[0])[0]
+
+
 def average_runs(
     name: str,  # Of the average, in the column `model`
     members: list[tuple[str, str]],  # Folder of a run, and a model in its scores
     modality: str = 'depth',
     experiment: str = 'depth_average',
 ) -> list[dict]:  # One row for each fold and seed that all members have
-    "The average of models of several runs; official evaluations are written into the ledger"
+    "The average of models of several runs; `ValueError` if these evaluate other trials"
     runs = [Path(folder) for folder, _ in members]
     names = [{p.parent.name for p in run.glob('fold*_seed*/rows.json')} for run in runs]
     rows = []
     for place in sorted(set.intersection(*names)):
-        each = [load_tensors(run / place / 'scores.safetensors')[0] for run in runs]
+        each = [_saved_scores(run / place) for run in runs]
         for other in each[1:]:
             if not torch.equal(other['ids'], each[0]['ids']):
                 raise ValueError(f'{place}: the runs evaluate other trials')
@@ -528,10 +564,10 @@ class VideoReport:
     "What a video network gets right, and what it costs"
 
     scores: dict  # n, accuracy, macro_f1, kappa
-    per_class: pd.DataFrame  # precision, recall, f1, support, auc; one row a class, and means
+    per_class: pd.DataFrame  # precision, recall, f1, support, auc; one row per class, and means
     cost: dict  # params, macs, flops, bytes, latency_ms, device
     y: np.ndarray  # (n,) labels
-    logits: np.ndarray  # (n,k)
+    probabilities: np.ndarray  # (n,k) in [0,1], rows sum to 1
     classes: tuple[str, ...]
 
     def plot(self):  # The Axes: confusion matrix and ROC
@@ -540,8 +576,8 @@ class VideoReport:
 
         side = min(9, 1.6 + 0.28 * len(self.classes))
         _, axs = plt.subplots(1, 2, figsize=(2 * side, side))
-        plot_confusion(self.y, self.logits.argmax(1), self.classes, axs[0])
-        for name, curve in roc_curves(self.y, self.logits, self.classes).items():
+        plot_confusion(self.y, self.probabilities.argmax(1), self.classes, axs[0])
+        for name, curve in roc_curves(self.y, self.probabilities, self.classes).items():
             axs[1].plot(curve.false, curve.true, lw=0.9, label=name)
         axs[1].plot([0, 1], [0, 1], ':', color='gray')
         axs[1].set(xlabel='share of false alarms', ylabel='share found', box_aspect=1)

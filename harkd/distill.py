@@ -11,6 +11,7 @@ __all__ = ['CORRUPTED_VIEW', 'ARMS', 'PRETRAINED_LR', 'FINAL', 'split_names', 'D
 
 # %% ../nbs/05_distill.ipynb #8e8c2b7c
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -109,14 +110,14 @@ class DistillConfig(FitConfig):
     run: str = ''  # Name of the run folder; empty: from the configuration
     results: str = ''  # Also write nbs/results/<results>.csv
     consistency: float = added_field(0.0)  # Weight of equal predictions on a corrupted view
-    # Extra passes at the end of the students' training, in which weights and activations are
+    # Extra epochs at the end of the students' training, in which weights and activations are
     # rounded to 8 bits, for a more accurate int8 file (chapter 02g)
     int8: int = added_field(0)
-    # Extra passes before the distilled student's training, in which it learns to match the
+    # Extra epochs before the distilled student's training, in which it learns to match the
     # teacher's features, without labels
     pretrain: int = added_field(0)
     baseline: str = added_field('')  # 'minirocket' adds its rows to the table; empty: none
-    final_model: bool = added_field(False)  # Also train one on everybody, for use
+    final_model: bool = added_field(False)  # Also train one on all subjects, for use
     # Train on only so many of each fold's training subjects, drawn by the seed; 0: on all
     training_subjects: int = added_field(0)
 
@@ -383,7 +384,7 @@ def _pretrain(student, teachers, loader, cfg, seed, checkpoint, progress):
     distillation_loss = DistillationLoss(teachers, ['infonce'], labels=False)
     model = _with_projectors(student, distillation_loss, loader, seed)
     training = replace(cfg.training(seed), epochs=cfg.pretrain, steps=0)
-    bar = progress and f'{progress}, pretraining'
+    bar = f'{progress}, pretraining' if progress else ''
     return train(model, loader, distillation_loss, training, checkpoint, progress=bar)
 
 
@@ -391,7 +392,7 @@ def _train_rounded(model, student, distillation_loss, loader, cfg, seed, checkpo
     loader = replace(loader, augment=replace(cfg.augment, mixup=0.0))
     training = cfg.training(step_seed(seed, 8) % 10**6)
     training = replace(training, epochs=cfg.int8, steps=0, lr=0.2 * cfg.lr)
-    bar = progress and f'{progress}, int8'
+    bar = f'{progress}, int8' if progress else ''
     with FakeQuantize(student):
         loss = quantization_aware_loss(distillation_loss, student)
         return train(model, loader, loss, training, checkpoint, progress=bar)
@@ -412,7 +413,7 @@ def distill(
     checkpoint: str | Path | None = None,  # File to resume from and to write to
     progress: str = '',  # Name on the progress bar; empty: no bar
     weights: dict[str, float] | None = None,  # Of methods, instead of their defaults
-) -> list[dict]:  # One row an epoch of each stage: the loss and its parts
+) -> list[dict]:  # One row per epoch of each stage: the loss and its parts
     """Train a student to follow a teacher; without methods, the same student alone.
 
     Raises `ValueError` where method, student, teacher and windows do not fit together, `LeakError`
@@ -565,8 +566,10 @@ def _fit_teacher(model, checkpoint, loader, cfg, seed, progress):
 
 def _of_member(progress, i):  # 'teacher 2 (fold 1)'
     "The name on the bar of one of several teachers"
+    if not progress:
+        return ''
     kind, space, rest = progress.partition(' (')
-    return progress and f'{kind} {i + 1}{space}{rest}'
+    return f'{kind} {i + 1}{space}{rest}'
 
 
 def train_teacher(
@@ -716,7 +719,7 @@ def rocket_scores(
     "Scores of a MiniRocket that was trained on the training part"
     spec, split = _with_norms(split, name)
     loader = BatchLoader.fit(split)
-    train = split.train[:: -(-len(split.train) // _MOST_WINDOWS)]
+    train = split.train[:: math.ceil(len(split.train) / _MOST_WINDOWS)]
 
     def arrays(ids):
         return as_array(next(loader.eval_batches(ids, len(ids))), (spec,))
@@ -783,10 +786,10 @@ def run_fold(
 # %% ../nbs/05_distill.ipynb #0cda0065
 def check_methods(
     cfg: DistillConfig,
-    methods: list[str],
+    methods: list[str],  # Names of chapter 04f
     student: HarModel,
     teacher: HarModel,
-    loader: BatchLoader,
+    loader: BatchLoader,  # Of a split with the inputs of both
 ):
     "Raise `ValueError` where a method needs what student or teacher do not have"
     distillation_loss = DistillationLoss(
@@ -847,7 +850,7 @@ def check_experiment(cfg: DistillConfig) -> Windows:
     _check_baseline(cfg, windows.length[student_inputs[0]])
     if cfg.final_model and cfg.teacher:
         raise ValueError(
-            'final_model trains its own teacher on everybody: leave teacher empty, '
+            'final_model trains its own teacher on all subjects: leave teacher empty, '
             'or final_model at False'
         )
     splits = experiment_splits(replace(cfg, fold=-1), windows)
@@ -919,7 +922,7 @@ def _arm_costs(cfg, run, fold, windows):
     return costs
 
 # %% ../nbs/05_distill.ipynb #05f1a002
-FINAL = 'final'  # In place of a fold's number: the model that was trained on everybody
+FINAL = 'final'  # In place of a fold's number: the model that was trained on all subjects
 
 
 def everybody(
@@ -936,7 +939,7 @@ def train_final_model(
     cfg: DistillConfig,
     folder: Path,  # Of the run
 ) -> Path:  # Folder of the models, below the run's
-    "Train teacher and distilled student on everybody, with seed 0; trained ones are kept"
+    "Train teacher and distilled student on all subjects, with seed 0; trained ones are kept"
     here = folder / f'{FINAL}_model'
     loader = BatchLoader.fit(everybody(experiment_windows(cfg)), augment=cfg.augment)
     _, inputs = experiment_inputs(cfg, loader.split.windows.card)
@@ -974,7 +977,8 @@ def run_distill(
     if run.finished:
         return run
     folds = _folds(cfg, experiment_splits(replace(cfg, fold=-1), windows))
-    progress = cfg.jobs == 1 and cfg.backend == 'joblib' or is_followed()
+    one_by_one = cfg.jobs == 1 and cfg.backend == 'joblib'
+    progress = one_by_one or is_followed()
     tasks = [(cfg, run.path, fold, seed, progress) for seed in range(cfg.seeds) for fold in folds]
     title = f'{cfg.dataset}: teacher, control, student'
     plan = dict.fromkeys(planned_parts(cfg), len(tasks))
@@ -1027,7 +1031,7 @@ def _summary_row(arm):
 
 def summary(
     run: Run,  # Finished
-) -> pd.DataFrame:  # A row for each arm; percent with ± half a 95 % interval over seeds
+) -> pd.DataFrame:  # A row for each arm; percent with ± half-width of the 95 % interval over seeds
     "The table of a finished run"
     return pd.DataFrame([_summary_row(arm) for arm in run.metrics['summary']]).set_index('')
 
@@ -1087,7 +1091,7 @@ def _final_lines(run):
     arm = next(arm for arm in run.metrics['summary'] if arm['arm'] == 'distilled')
     accuracy = show_interval(arm['accuracy'], arm['accuracy_low'], arm['accuracy_high'])
     return [
-        f'The final model ({run.path.name}/{FINAL}_model) was trained on everybody. Nobody is '
+        f'The final model ({run.path.name}/{FINAL}_model) was trained on all subjects. Nobody is '
         f'left to test it on: expect the cross-validated accuracy of the same recipe, {accuracy} %.'
     ]
 
@@ -1107,7 +1111,7 @@ def describe_run(
 def _difference_title(paired_result):
     diff, low, high = (paired_result[k] * 100 for k in ('diff', 'low', 'high'))
     interval = '' if np.isnan(low) else f' [{low:+.1f}, {high:+.1f}]'
-    return f'The teacher brought {diff:+.1f} points{interval}'
+    return f'Gain from distillation: {diff:+.1f} points{interval}'
 
 
 def plot_summary(
@@ -1202,7 +1206,7 @@ def _open_final(cfg, run):
 
 def open_run(
     run: str | Path,  # Folder of a finished run
-    fold: int | str | None = None,  # None: the first of the run; 'final': trained on everybody
+    fold: int | str | None = None,  # None: the first of the run; 'final': trained on all subjects
     seed: int = 0,
     purpose: str = 'opened',  # Why; for the ledger, where a run was evaluated on test subjects
 ) -> tuple[DistillConfig, BatchLoader, np.ndarray, dict[str, HarModel]]:

@@ -332,7 +332,7 @@ def _by_seed(group):
 
 def score_table(
     rows: list[dict] | pd.DataFrame,  # Result rows
-) -> pd.DataFrame:  # One row an arm
+) -> pd.DataFrame:  # One row per arm
     "Accuracy of each arm with its interval over seeds, and its difference to the control"
     table = pd.DataFrame(rows)
     control = _by_seed(table[table.arm == 'control'])

@@ -143,7 +143,7 @@ def train_arms(
     split: Split,  # Of `VideoClips`
     seed: int,
     here: Path,  # Folder for checkpoints and models
-) -> dict:  # By arm: a trained model
+) -> dict:  # By arm (teacher, kd, control): a trained model on (b,t,3,h,w)
     "A teacher, its student, and the same student without it"
     loader = VideoLoader(split)
     classes = len(split.windows.classes)
@@ -221,7 +221,7 @@ def run_video_distill(
 
 def video_table(
     rows: list[dict] | pd.DataFrame,  # Result rows
-) -> pd.DataFrame:  # One row an arm
+) -> pd.DataFrame:  # One row per arm
     "Accuracy of each arm over the same clips, with its size"
     out = []
     for (protocol, arm, model), group in pd.DataFrame(rows).groupby(

@@ -243,7 +243,7 @@ def personal_scores(
     features: dict[str, np.ndarray],  # Of all windows, by kind: 'student', 'encoder'
     base: np.ndarray,  # (n,) predictions of the unpersonalised student
     trained: np.ndarray,  # (n,) bool: windows of the training subjects
-) -> list[dict]:  # One row an arm, k and draw
+) -> list[dict]:  # One row per arm, k and draw
     "Everything about one user"
     table, y = windows.table, windows.y
     names = np.array(windows.card.classes)[y]
@@ -262,7 +262,7 @@ def personal_scores(
     return [{'subject': subject, **row} for row in rows]
 
 
-def run_enrolment(cfg: EnrolConfig) -> pd.DataFrame:  # One row a subject, arm, k and draw
+def run_enrolment(cfg: EnrolConfig) -> pd.DataFrame:  # One row per subject, arm, k and draw
     "Enrolment of every subject, each unknown to the student"
     data = load_dataset(cfg.dataset, cfg.data_root)
     stream = cfg.stream or data.card.student[0].split(':')[0]
@@ -319,7 +319,7 @@ def enrolment_results(table, cfg, stream, data_hash) -> pd.DataFrame:
     )
 
 
-def enrolment_table(table: pd.DataFrame) -> pd.DataFrame:  # Mean ± half a 95 % interval
+def enrolment_table(table: pd.DataFrame) -> pd.DataFrame:  # Mean ± half-width of the 95 % interval
     "Macro-F1, and the gain over the unpersonalised student, over subjects"
     per = table.groupby(['arm', 'k', 'subject']).macro_f1.mean()
     base = per['student', 0]

@@ -57,8 +57,8 @@ def _rung_accuracy(rows: pd.DataFrame) -> str:  # Mean over seeds with its inter
 
 def ladder_table(
     rows: list[dict] | pd.DataFrame,  # Result rows of `run_ladder`
-) -> pd.DataFrame:  # One row a rung, in the order of `RUNGS`
-    "Accuracy of each rung, in percent with ± half a 95 % interval over seeds"
+) -> pd.DataFrame:  # One row per rung, in the order of `RUNGS`
+    "Accuracy of each rung, in percent with ± half-width of the 95 % interval over seeds"
     rows = pd.DataFrame(rows)
     rung_of_row = rows.protocol.str.removesuffix('_2s')
     table = []
@@ -141,7 +141,7 @@ def evaluate(
     model: HarModel,
     loader: BatchLoader,
     part: str = 'val',  # 'val' | 'test' | 'train'
-) -> tuple[dict, pd.DataFrame]:  # Scores with Wilson's interval; predictions, one row a window
+) -> tuple[dict, pd.DataFrame]:  # Scores with Wilson's interval; predictions, one row per window
     """Scores and predictions of a model on one part of a split; a part it lacks raises ValueError.
 
     Where the part has official test subjects, a row of the ledger is written first.
@@ -154,7 +154,7 @@ def evaluate(
 # %% ../nbs/07_evaluate.ipynb #cda38fe7
 def per_subject(
     predictions: pd.DataFrame,  # From `evaluate`
-) -> pd.DataFrame:  # One row a subject: windows, accuracy; worst first
+) -> pd.DataFrame:  # One row per subject: windows, accuracy; worst first
     "Accuracy of each subject"
     by_subject = predictions.groupby('subject').correct
     return by_subject.agg(windows='size', accuracy='mean').sort_values('accuracy')

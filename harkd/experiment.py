@@ -559,7 +559,7 @@ def per_seed(
     arm: str,  # e.g. 'distilled'
     what: str = 'accuracy',  # Column
 ) -> np.ndarray:  # (seeds,) each the mean over folds, weighted by their windows
-    "One figure a seed"
+    "One figure per seed"
     table = pd.DataFrame(rows)
     table = table[table.arm == arm]
 
@@ -584,7 +584,7 @@ def _summary_row(rows, arm):
 
 def summarise(
     rows: list[dict],  # Result rows
-) -> list[dict]:  # One an arm: accuracy and macro-F1 with 95 % intervals over seeds, and costs
+) -> list[dict]:  # One per arm: accuracy and macro-F1 with 95 % intervals over seeds, and costs
     "A short table of many result rows"
     arms = dict.fromkeys(r['arm'] for r in rows)
     return [_summary_row(rows, arm) for arm in arms]

@@ -69,7 +69,7 @@ def plot_attribution(
     axs=None,  # One Axes for each channel; None: new ones
     unit: str = 's',  # Of time: 's', or '%' of a movement
 ):
-    "Signals over their attribution, one row a channel; returns the Axes"
+    "Signals over their attribution, one row per channel; returns the Axes"
     import matplotlib.pyplot as plt
 
     n = len(channels)
@@ -122,8 +122,8 @@ class Explanation:
 
     x: tuple[Tensor, ...]  # Inputs, (b,t,c) or (b,t,j,3)
     attribution: Attribution
-    scores: pd.DataFrame  # One row a window, one column a measure (chapter 07e)
-    card: pd.DataFrame  # One row a measure: value, low, high, good
+    scores: pd.DataFrame  # One row per window, one column per measure (chapter 07e)
+    card: pd.DataFrame  # One row per measure: value, low, high, good
     curves: dict[str, Tensor]  # (b,21) probability while cells are deleted or inserted
     method: str
     channels: tuple[tuple[str, ...], ...]  # Of each input
@@ -661,7 +661,7 @@ def _window_row(maps, i, fold, **correlations):
     return dict(y=int(maps['y'][i]), subject=(fold, int(maps['subject'][i])), **correlations)
 
 
-def _seed_correlations(first, second, fold):  # one row a window; two seeds of one fold
+def _seed_correlations(first, second, fold):  # one row per window; two seeds of one fold
     def correlation(arm, other, i):
         return rank_correlation(first[arm][i : i + 1], second[other][i : i + 1])
 
@@ -679,7 +679,7 @@ def _seed_correlations(first, second, fold):  # one row a window; two seeds of o
     ]
 
 
-def _arm_correlations(maps, fold):  # one row a window; one seed has no other to compare with
+def _arm_correlations(maps, fold):  # one row per window; one seed has no other to compare with
     nan = float('nan')
     return [
         _window_row(
@@ -706,7 +706,7 @@ def _correlation_table(maps):  # y, subject, controls, students, arms, excess
     return d.assign(excess=(d.controls + d.students) / 2 - d.arms)
 
 
-def _channel_changes(maps, channels):  # one row a window: share of each channel, and y
+def _channel_changes(maps, channels):  # one row per window: share of each channel, and y
     def shares(values):
         size = values.abs()
         return size.sum(1) / size.sum((1, 2))[:, None]
@@ -737,7 +737,7 @@ def map_difference(
     maps: dict[tuple[int, int], dict],  # By (fold, seed), from `study_run`
     classes: tuple[str, ...],
     channels: tuple[str, ...],
-) -> pd.DataFrame:  # One row an activity, and 'all'
+) -> pd.DataFrame:  # One row per activity, and 'all'
     "How much more the attributions of distilled and control differ than those of two seeds"
     correlations = _correlation_table(maps)
     changes = pd.concat([_channel_changes(m, channels) for m in maps.values()])
@@ -775,7 +775,7 @@ def attention_rows(
     untrained: int = 5,  # Networks with fresh weights
     seed: int = 0,
 ) -> list[dict]:
-    "Similarity of attention, one row a method and pair of arms; none without attention"
+    "Similarity of attention, one row per method and pair of arms; none without attention"
 
     def attend(model, arm, kind):
         return attention_over_time(model, inputs[arm], kind, batch.y).detach()

@@ -476,7 +476,7 @@ def window_scores(
 # %% ../nbs/07e_faithfulness.ipynb #19a6d96b
 def summarise_scores(
     scores: pd.DataFrame,  # Of `window_scores`
-) -> pd.DataFrame:  # One row a measure: value, low, high (95 % over windows), good
+) -> pd.DataFrame:  # One row per measure: value, low, high (95 % over windows), good
     "The score card of scored windows"
     card = {}
     for name, values in scores.items():
@@ -495,7 +495,7 @@ def scorecard(
     stages: int = 2,
     seed: int = 0,
     planted=None,  # (start, channel) of bursts, where there are any: see `pointing_game`
-) -> pd.DataFrame:  # One row a measure: value, low, high (95 % over windows), good
+) -> pd.DataFrame:  # One row per measure: value, low, high (95 % over windows), good
     "All measures of an attribution, in one table"
     scores = window_scores(model, x, a, method, baseline, channels, stages, seed, planted)
     return summarise_scores(scores)

@@ -11,6 +11,7 @@ __all__ = ['FORMATS', 'RUNTIMES', 'ARMS', 'MARKS', 'out_of_fold', 'calibrate', '
 import hashlib
 import importlib.util
 import json
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -291,7 +292,7 @@ def _more_calibration(trained):
     augment = replace(loader.augment, mixup=0.0)
     generator = torch.Generator().manual_seed(1)
     (name,) = trained.model.inputs
-    parts = np.array_split(ids, -(-len(ids) // 512))
+    parts = np.array_split(ids, math.ceil(len(ids) / 512))
     copies = [augment.windows(loader.split.windows, p, loader.norm, generator, 0.5) for p in parts]
     return torch.cat([trained.calibration, *(batch.x[name] for batch in copies)])
 
@@ -323,7 +324,7 @@ def export_attempts(
     if precision == 'int8':
         yield ExportAttempt('clipped calibration windows', model, clipped, precision)
     adapted = adapt_to_int8(model, trained.loader, progress=progress)
-    yield ExportAttempt('quantisation-aware passes', adapted, clipped, precision)
+    yield ExportAttempt('quantisation-aware epochs', adapted, clipped, precision)
     yield ExportAttempt('fp16', model, calibration, 'fp16')
 
 # %% ../nbs/09f_formats.ipynb #4252c7c3
@@ -406,7 +407,7 @@ def model_card(
             f'Recognises: {escape_text(", ".join(bundle["classes"]), "markdown")}.',
             '',
             f'Input: `{bundle["input"]}` at {bundle["fs"]:g} Hz, '
-            f'{bundle["samples"]} samples a decision. {_card_use(bundle)}',
+            f'{bundle["samples"]} samples per decision. {_card_use(bundle)}',
             '',
             '| | |',
             '| --- | --- |',
@@ -494,7 +495,7 @@ def _replace_folder(folder, files):
 
 # %% ../nbs/09f_formats.ipynb #65efe4d5
 _WAYS = (
-    'more calibration windows, clipped calibration windows, quantisation-aware passes '
+    'more calibration windows, clipped calibration windows, quantisation-aware epochs '
     '(chapter 02g), fp16'
 )
 
@@ -762,8 +763,8 @@ def format_table(
                 'file kB': _mean_kilobytes(group, 'bytes'),
                 'weights kB': _mean_kilobytes(group, 'weight_bytes'),
                 'accuracy %': f'{group.accuracy.mean() * 100:.1f}',
-                'same decisions %': f'{group.same.min() * 100:.1f}',
-                'largest gap': f'{group.gap.max():.2g}',
+                'agreement with the fp32 model %': f'{group.same.min() * 100:.1f}',
+                'max. difference of logits': f'{group.gap.max():.2g}',
                 'p50 ms': f'{group.latency_ms.median():.3f}',
                 'p95 ms': f'{group.latency_p95_ms.median():.3f}',
             }
@@ -817,7 +818,7 @@ def plot_pareto(rows, ax=None):
 def cost_table(
     runs: tuple[str, ...],  # Folders of finished distillation runs
     arm: str = 'distilled',
-) -> pd.DataFrame:  # One row a run
+) -> pd.DataFrame:  # One row per run
     "Parameters, multiply-accumulates and peak activations of the students of runs"
     table = []
     for name in runs:

@@ -1274,7 +1274,7 @@ def _ask_for(guess, table, first, plan):
         why = 'no column of time was found'
         named = [c.name for c in first.columns if re.search(TIME, c.name, re.I)]
         why += f" ('{named[0]}' does not read as one)" if named else ''
-        guess.unknown['fs'] = f'{why}: how many samples a second (Hz)?'
+        guess.unknown['fs'] = f'{why}: how many samples per second (Hz)?'
     for key, what, other in (
         ('subject', 'who moved', 'or one name for all'),
         ('label', 'what was done', 'or the column that holds it'),

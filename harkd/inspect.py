@@ -10,6 +10,7 @@ __all__ = ['FEW', 'stream_table', 'channel_table', 'StudyReport', 'near_names', 
 import base64
 import html
 import io
+import math
 import re
 import textwrap
 from dataclasses import dataclass, field
@@ -278,7 +279,7 @@ def _draw_examples(report):
     import matplotlib.pyplot as plt
 
     some = list(report.examples.items())[:12]
-    rows = -(-len(some) // 4)
+    rows = math.ceil(len(some) / 4)
     fig, axs = plt.subplots(rows, 4, figsize=(8, 1.3 * rows), squeeze=False, sharey=True)
     for ax in axs.flat:
         ax.axis('off')

@@ -1021,7 +1021,7 @@ def subject_scores(
     guess: np.ndarray,  # (n,)
     subjects: np.ndarray,  # (n,)
     seen: list[bool],  # For each class
-) -> list[dict]:  # One row a subject; NaN where the subject has no class of the kind
+) -> list[dict]:  # One row per subject; NaN where the subject has no class of the kind
     "Macro-F1 over the classes that a subject did: all, seen, unseen"
     rows = []
     for subject in dict.fromkeys(subjects):
@@ -1122,7 +1122,7 @@ def word_features(cfg: WordsConfig) -> dict:  # Arm to function
     return features
 
 # %% ../nbs/06a_language.ipynb #8132c4d7
-def judge_words(cfg: WordsConfig) -> pd.DataFrame:  # One row an arm, seed and subject
+def judge_words(cfg: WordsConfig) -> pd.DataFrame:  # One row per arm, seed and subject
     "Leave-data-set-out zero-shot recognition beside its controls"
     check_separate(cfg.training_sets, cfg.target)
     features = word_features(cfg)
@@ -1202,8 +1202,10 @@ def word_results(rows: pd.DataFrame, cfg: WordsConfig, data_hash: str) -> pd.Dat
     )
 
 
-def words_table(rows: pd.DataFrame) -> pd.DataFrame:  # mean ± half a 95 % interval over subjects
-    "One row an arm: macro-F1 over all, seen and unseen classes"
+def words_table(
+    rows: pd.DataFrame,
+) -> pd.DataFrame:  # mean ± half-width of the 95 % interval over subjects
+    "One row per arm: macro-F1 over all, seen and unseen classes"
     kinds = {'macro_f1': 'all', 'seen_f1': 'seen', 'unseen_f1': 'unseen'}
     arms = [a for a in CONTROLS if a in set(rows.arm)]
     per = rows.groupby(['arm', 'subject'])[list(kinds)].mean()

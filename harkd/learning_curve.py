@@ -47,8 +47,8 @@ def _with_counts(rows) -> pd.DataFrame:  # Column subjects: the number at the st
 
 def learning_curve_table(
     rows,  # Of `run_learning_curve`
-) -> pd.DataFrame:  # One row a number of subjects, a column a model
-    "Accuracy in percent, with ± half a 95 % interval over seeds"
+) -> pd.DataFrame:  # One row per number of subjects, a column per model
+    "Accuracy in percent, with ± half-width of the 95 % interval over seeds"
     rows = _with_counts(rows)
     by_seed = rows.groupby(['subjects', 'model', 'seed']).apply(
         lambda seed: np.average(seed.accuracy, weights=seed.n), include_groups=False

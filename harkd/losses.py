@@ -70,7 +70,7 @@ def dkd_loss(
     teacher_logits: Tensor,  # (b,k); receives no gradient
     target: Tensor,  # (b,) labels
     alpha: float = 1.0,  # Weight of the true class against the rest
-    beta: float | Tensor = 8.0,  # Weight of the ranking of the others; (b,) for one a window
+    beta: float | Tensor = 8.0,  # Weight of the ranking of the others; (b,) for one per window
     temperature: float = 4.0,
 ) -> Tensor:  # Scalar
     "Decoupled knowledge distillation (Zhao et al. 2022)"

@@ -42,7 +42,7 @@ def per_class(
     y: np.ndarray,  # (n,) true integer labels
     pred: np.ndarray,  # (n,) predicted integer labels
     classes: tuple[str, ...],  # Names, by label
-) -> pd.DataFrame:  # One row a class that occurs, and rows macro, micro, weighted
+) -> pd.DataFrame:  # One row per class that occurs, and rows macro, micro, weighted
     "Precision, recall, F1 and support of each class, and their averages"
     from sklearn.metrics import precision_recall_fscore_support
 

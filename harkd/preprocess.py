@@ -96,7 +96,7 @@ def resample(
 def grid_rows(
     time: np.ndarray,  # (t,) seconds, never falling
     fs: float,  # Hz
-) -> int:  # Rows of the even grid that starts at time[0]
+) -> int:  # Rows of the uniform grid that starts at time[0]
     "How many samples 1/fs apart a recording has room for"
     return int(np.floor((time[-1] - time[0]) * fs + 1e-6)) + 1
 
@@ -106,7 +106,7 @@ def even_grid(
     time: np.ndarray,  # (t,) seconds
     fs: float,  # Hz
 ) -> np.ndarray:  # (n,…) samples from time[0] on, 1/fs apart
-    "Samples on an even grid"
+    "Samples on a uniform grid"
     return resample(x, time, time[0] + np.arange(grid_rows(time, fs)) / fs)
 
 # %% ../nbs/01_preprocess.ipynb #0af1012d
@@ -177,7 +177,7 @@ def downsample(
     fs: float,  # Hz, below the rate of the sensor
     longest: float = 0.5,  # Seconds between samples that still count as one stretch
 ) -> np.ndarray:  # (n,…) samples from time[0] on, 1/fs apart
-    "Samples on a slower even grid, low-passed; the same grid as `even_grid`"
+    "Samples on a slower uniform grid, low-passed; the same grid as `even_grid`"
     rows = np.arange(grid_rows(time, fs))
     return _downsampled(x, time, fs, longest, rows).reshape(len(rows), *x.shape[1:])
 
@@ -241,7 +241,7 @@ def input_stream(
 # %% ../nbs/01_preprocess.ipynb #fa41608b
 @dataclass(frozen=True, eq=False)
 class SignalStore:
-    "All recordings of one stream, end to end on an even grid"
+    "All recordings of one stream, end to end on a uniform grid"
 
     values: Tensor  # (Σt,…) float32, SI
     offset: Tensor  # (n,) first row of each recording
@@ -417,7 +417,7 @@ def _derive(x, present, channels, extra, seconds):
 class Windows:
     "Spans of time over recordings that are stored once"
 
-    table: pd.DataFrame  # One row a window: recording (index), id, subject, group,
+    table: pd.DataFrame  # One row per window: recording (index), id, subject, group,
     # label (integer), start, stop (s, both included)
     signals: dict[str, SignalStore]  # By stream
     inputs: tuple[str, ...]  # What can be asked for

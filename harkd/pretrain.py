@@ -33,6 +33,7 @@ from harkd.runs import (
     DamagedFile,
     Run,
     added_field,
+    check_positive,
     hash_config,
     processor,
     read_description,
@@ -108,7 +109,7 @@ def make_store(
     subjects: tuple[str, ...] = (),  # Only these; empty: all
     fs: float = 0.0,  # Hz; 0: as the card says
 ) -> UnitStore:
-    "A data set as a `UnitStore`"
+    "A data set as a `UnitStore`; `ValueError` where no recording is left"
     fs = fs or data.card.fs
     chosen = [r for r in data.recordings if not subjects or r.subject in subjects]
     if not chosen:
@@ -215,7 +216,7 @@ def save_store(store: UnitStore, folder: str | Path) -> Path:
 
 
 def load_store(folder: str | Path, name: str, mapped: bool = True) -> UnitStore:
-    "Read a store back; its samples stay on disk until they are asked for"
+    "Read a store back, by default mapped from disk; `DamagedFile` if it is not whole"
     path = Path(folder) / f'{name}.npy'
     about = read_description(path.with_suffix('.json'), path)
     try:
@@ -275,9 +276,8 @@ class PretrainConfig(Config):
     def __post_init__(self):
         if not 0 <= self.mask < 1:
             raise ValueError(f'mask must be in [0,1), got {self.mask}')
-        if self.contrast_temperature <= 0:
-            raise ValueError(f'contrast_temperature must be > 0, got {self.contrast_temperature}')
-        if min(self.weights) < 0 or sum(self.weights) == 0:
+        check_positive(self, 'contrast_temperature')
+        if not (min(self.weights) >= 0 and sum(self.weights) > 0):
             raise ValueError('reconstruct, contrast and supervise must be >= 0, and not all 0')
 
     @property
@@ -496,8 +496,12 @@ class PretrainModel(nn.Module):
         self.register_buffer('scale', torch.ones(3))
         self.register_buffer('started', torch.zeros(3))
 
-    def view(self, batch: UnitBatch, masked: Tensor):
-        "Reconstruction error of hidden frames, and what the trunk gives for the window"
+    def view(
+        self,
+        batch: UnitBatch,
+        masked: Tensor,  # (b,units,frames) bool
+    ) -> tuple[Tensor, Tensor]:  # Scalar; (b,2·dim)
+        "Reconstruction error of masked frames, and the pooled features of the window"
         features, real = self.encoder.prepare(batch)
         hidden = masked[..., : features.shape[2]] & real[:, None]
         h = self.encoder.frames(features, real, hidden)
@@ -611,7 +615,7 @@ def _store_of(name, folder, cfg, root) -> UnitStore:
 
 
 def training_subjects(data: Dataset, cfg: PretrainConfig) -> tuple[str, ...]:
-    "Subjects that may be pretrained on: neither official test subjects nor excluded ones"
+    "Neither official test subjects nor `cfg.exclude`, whose syntax errors raise `ValueError`"
     name = data.card.name.removesuffix(VIRTUAL)  # the same people
     held = set(OFFICIAL_TEST_SUBJECTS.get(name, ())) | set(data.card.test_subjects)
     for pair in (p.strip() for p in cfg.exclude.split(',') if p.strip()):

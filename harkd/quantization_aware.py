@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 # %% ../nbs/02g_quantization_aware.ipynb #6a9edf8c
 def fake_quantize_weight(
     w: Tensor,  # (o,…) weights of o output channels
-) -> Tensor:  # The same shape, on a grid of 255 values a channel
+) -> Tensor:  # The same shape, on a grid of 255 values per channel
     "Symmetric int8, one scale an output channel (Jacob et al. 2018)"
     scale = w.detach().flatten(1).abs().amax(1).clamp(min=1e-12) / 127
     zero_point = torch.zeros_like(scale, dtype=torch.int32)

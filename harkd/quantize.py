@@ -11,6 +11,7 @@ import contextlib
 import copy
 import io
 import logging
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +90,7 @@ def onnx_int8(
     data: bytes,  # An fp32 ONNX file
     calibration: Tensor | None,  # (n,t,c) normalised windows of training subjects; None: dynamic
 ) -> bytes:
-    "Weights in int8, one scale a channel; with calibration, activations too"
+    "Weights in int8, one scale per channel; with calibration, activations too"
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -240,7 +241,7 @@ def check_decisions(
 def adapt_to_int8(
     model: HarModel,  # Unchanged
     loader: BatchLoader,  # Of the training that made it
-    steps: int = 500,  # At least; whole passes over the training windows are made
+    steps: int = 500,  # At least; whole epochs are trained
     lr: float = 6e-4,  # Highest learning rate
     seed: int = 0,
     progress: str = '',  # Name on the progress bar; empty: no bar
@@ -249,7 +250,7 @@ def adapt_to_int8(
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     student = copy.deepcopy(model).requires_grad_(True)
     loader = replace(loader, augment=replace(loader.augment, mixup=0.0))
-    epochs = -(-steps // loader.steps)
+    epochs = math.ceil(steps / loader.steps)
     cfg = TrainConfig(epochs=epochs, batch_size=loader.batch_size, lr=lr, seed=seed)
 
     def imitation_loss(model, batch):

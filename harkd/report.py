@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['EXTRA_COLUMNS', 'ARM_NAMES', 'GOALS', 'read_results', 'arms_table', 'markdown_table', 'latex_table', 'Chart', 'draw',
            'interactive', 'arms_chart', 'pareto_chart', 'ladder_chart', 'confusion_chart', 'subjects_chart',
-           'keep_history', 'curves_chart', 'goals_table', 'report_parts', 'write_report', 'ReportConfig', 'make_report']
+           'keep_history', 'curves_chart', 'Goal', 'goals_table', 'report_parts', 'write_report', 'ReportConfig',
+           'make_report']
 
 # %% ../nbs/07i_report.ipynb #a61f2f8e
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,7 @@ from .data import COLORS, DATASETS, escape_text
 from .evaluate import ladder_table
 from .experiment import per_seed, summarise
 from .metrics import mean_interval, show_interval
+from .probe import probe_gain
 from harkd.runs import (
     RESULT_COLUMNS,
     Config,
@@ -80,7 +83,7 @@ def _interval(summary: dict, score: str) -> str:
 def arms_table(
     rows: pd.DataFrame,  # Result rows of one experiment
     names: dict | None = None,  # What to call the arms; None: `ARM_NAMES`
-) -> pd.DataFrame:  # One row an arm, scores with ± half a 95 % interval over seeds
+) -> pd.DataFrame:  # One row per arm, scores with ± half-width of the 95 % interval over seeds
     "Scores and costs of teacher, student alone and distilled student"
     names = names or ARM_NAMES
     table = [
@@ -442,108 +445,194 @@ def _corruptions_percent(name):
     corrupted = read_results(name).query("arm=='distilled' and method!='none'")
     return corrupted.groupby('seed').accuracy.mean().to_numpy() * 100
 
+
+def _arena_percent(name, model='conv_80k'):  # Macro-F1 over all classes, of each seed
+    return read_results(name).query('model==@model').groupby('seed').macro_f1_all.mean() * 100
+
+
+def _model_percent(name, model):
+    return read_results(name).query('model==@model').groupby('seed').accuracy.mean() * 100
+
+
+_PROBE_CONTROLS = ('random', 'bands', 'minirocket', 'scratch')
+
+
+def _clear_probes(names):  # How many data sets the encoder is ahead on at every k, of all controls
+    tables = [read_results(f'probe_{name}') for name in names]
+    pairs = [(k, control) for k in (1, 2, 4) for control in _PROBE_CONTROLS]
+    return sum(all(probe_gain(t, *pair)[0] > 0 for pair in pairs) for t in tables)
+
+# %% ../nbs/07i_report.ipynb #7865fa80
+class Goal(NamedTuple):
+    "A figure aimed at"
+
+    name: str
+    value: float  # To be reached or exceeded
+    recipes: str  # In their order
+    figures: Callable  # Of no argument: (seeds,) the figure of each seed
+    group: str = ''  # Rows with the same group are one goal; empty: this row is a goal of its own
+
 # %% ../nbs/07i_report.ipynb #7865fa8a
 _SIZES = 'utd_100k_ensemble, then utd_25k_ensemble, then utd_10k_ensemble, then utd_sizes_formats'
 _LOSO = 'utd_baselines_loso, then utd_100k_loso, then utd_judge_loso'
 _LOSO_TAUGHT = 'utd_baselines_loso, then utd_100k_loso_taught, then utd_judge_loso_taught'
 _EVEN_SUBJECTS = ('s2', 's4', 's6', 's8')
+_PROBES = (
+    'pretrain_s0, then pretrain_s1, then pretrain_s2, '
+    'then probe_spar, then probe_motionsense, then probe_selfback'
+)
 
 GOALS = (
-    (
+    Goal(
         'official split, ≤ 100 kB of int8 weights (%)',
         96.3,
         _SIZES,
         partial(_int8_percent, 'utd_sizes_formats', 'conv_80k'),
     ),
-    (
+    Goal(
         'official split, ≤ 25 kB of int8 weights (%)',
         94.5,
         _SIZES,
         partial(_int8_percent, 'utd_sizes_formats', 'conv_20k'),
     ),
-    (
+    Goal(
         'official split, ≤ 10 kB of int8 weights, first recipe: three teachers (%)',
         90.0,
         _SIZES,
         partial(_int8_percent, 'utd_sizes_formats', 'conv_8k'),
+        '10 kB',
     ),
-    (
+    Goal(
         '≤ 10 kB, second recipe: last epochs with int8 rounding (%)',
         90.0,
         'utd_100k_ensemble, then utd_10k_int8, then utd_10k_int8_formats',
         partial(_int8_percent, 'utd_10k_int8_formats', 'conv_8k'),
+        '10 kB',
     ),
-    (
+    Goal(
         '≤ 10 kB, third recipe: int8 rounding and twice the epochs (%)',
         90.0,
         'utd_100k_ensemble, then utd_10k_long, then utd_10k_long_formats',
         partial(_int8_percent, 'utd_10k_long_formats', 'conv_8k'),
+        '10 kB',
     ),
-    (
+    Goal(
         'leave one subject out, same network, fp32, one teacher (%)',
         96.0,
         _LOSO_TAUGHT,
         partial(_loso_percent, 'utd_100k_loso_taught'),
+        'one subject out',
     ),
-    (
+    Goal(
         'of these, the even subjects, on which nothing was chosen (%)',
         96.0,
         _LOSO_TAUGHT,
         partial(_loso_percent, 'utd_100k_loso_taught', subjects=_EVEN_SUBJECTS),
+        'one subject out',
     ),
-    (
+    Goal(
         'of these, the worst subject (%)',
         92.0,
         _LOSO_TAUGHT,
         partial(_worst_subject_percent, 'utd_100k_loso_taught'),
+        'worst subject',
     ),
-    (
+    Goal(
         'leave one subject out, no teacher, a run of its own (%)',
         96.0,
         _LOSO,
         partial(_loso_percent, 'utd_100k_loso', 'control'),
+        'one subject out',
     ),
-    (
+    Goal(
         'of these, the worst subject (%)',
         92.0,
         _LOSO,
         partial(_worst_subject_percent, 'utd_100k_loso', 'control'),
+        'worst subject',
     ),
-    (
+    Goal(
         'two-second windows, official split (%)',
         90.0,
         'utd_100k_2s',
         partial(_percent_by_seed, 'utd_100k_2s'),
     ),
-    (
+    Goal(
         'gain by the teachers, UTD-MHAD (points)',
         1.5,
         'utd_100k_ensemble',
         partial(_gain_by_seed, 'utd_100k_ensemble'),
+        'gain by the teachers',
     ),
-    (
+    Goal(
         'gain by the teachers, SPAR (points)',
         1.5,
         'spar_100k_ensemble',
         partial(_gain_by_seed, 'spar_100k_ensemble'),
+        'gain by the teachers',
     ),
-    (
+    Goal(
         'gain by the teachers, sp-sw-har (points)',
         1.5,
         'spsw_100k_ensemble',
         partial(_gain_by_seed, 'spsw_100k_ensemble'),
+        'gain by the teachers',
     ),
-    (
+    Goal(
         'teachers, skeleton + IMU, official split (%)',
         97.5,
         'utd_100k_ensemble',
         partial(_percent_by_seed, 'utd_100k_ensemble', 'teacher'),
     ),
-    (
+    Goal(
         'mean over 25 corruptions (%)',
         80.0,
         'utd_100k_ensemble, then utd_corruptions',
         partial(_corruptions_percent, 'utd_corruptions'),
+    ),
+    Goal(
+        'WHAR Arena on UTD-MHAD, windows of three seconds (macro-F1 %)',
+        88.0,
+        'arena_utd_3s',
+        partial(_arena_percent, 'arena_utd_3s'),
+    ),
+    Goal(
+        'WHAR Arena on UTD-MHAD, windows of two seconds (macro-F1 %)',
+        86.0,
+        'arena_utd_2s',
+        partial(_arena_percent, 'arena_utd_2s'),
+    ),
+    Goal(
+        'WHAR Arena on HAPT (macro-F1 %)',
+        88.0,
+        'arena_hapt',
+        partial(_arena_percent, 'arena_hapt'),
+    ),
+    Goal(
+        'unseen data sets, of three, where the encoder is ahead of all controls (k = 1, 2 and 4)',
+        2.0,
+        _PROBES,
+        partial(_clear_probes, ('spar', 'motionsense', 'selfback')),
+    ),
+    Goal(
+        'depth alone, official split, average of the baselines (%)',
+        90.0,
+        'utd_depth',
+        partial(_model_percent, 'utd_depth', 'depth_average'),
+    ),
+    Goal(
+        'gain by the encoder as a teacher, conv_20k (points)',
+        1.5,
+        'utd_encoder_20k',
+        partial(_gain_by_seed, 'utd_encoder_20k'),
+        'gain by the encoder',
+    ),
+    Goal(
+        'gain by the encoder as a teacher, conv_80k (points)',
+        1.5,
+        'utd_encoder_80k',
+        partial(_gain_by_seed, 'utd_encoder_80k'),
+        'gain by the encoder',
     ),
 )
 
@@ -567,21 +656,24 @@ def _measured(goal: float, by_seed: np.ndarray) -> dict:
 
 
 def goals_table(
-    goals=GOALS,  # Name, goal, recipes, function of no argument to the figure of each seed
-) -> pd.DataFrame:  # One row a goal: goal, measured, seeds, reached, command
-    "What was aimed at and what was measured, with ± half a 95 % interval over seeds"
+    goals=GOALS,  # `Goal`, or its values
+) -> pd.DataFrame:  # One row per figure: no. of the goal, goal, measured, seeds, reached, command
+    "What was aimed at and what was measured, ± the half-width of the 95 % interval over seeds"
+    goals = [Goal(*goal) for goal in goals]
+    groups = list(dict.fromkeys(g.group or g.name for g in goals))
     table = []
-    for name, goal, recipe, figures in goals:
+    for goal in goals:
         row = {
-            'figure': name,
-            'goal': f'≥ {goal:g}',
+            'figure': goal.name,
+            'no.': groups.index(goal.group or goal.name) + 1,
+            'goal': f'≥ {goal.value:g}',
             'measured': 'not run',
             'seeds': '',
             'reached': '',
-            'command': f'harkd recipe {recipe}',
+            'command': f'harkd recipe {goal.recipes}',
         }
         with suppress(FileNotFoundError):  # no result file yet: the row says 'not run'
-            row |= _measured(goal, np.atleast_1d(figures()))
+            row |= _measured(goal.value, np.atleast_1d(goal.figures()))
         table.append(row)
     return pd.DataFrame(table).set_index('figure')
 

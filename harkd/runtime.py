@@ -29,7 +29,7 @@ class BadBundle(ValueError):
 def softmax(
     z: np.ndarray,  # (…,k)
 ) -> np.ndarray:  # (…,k) in [0,1]
-    "Shares that sum to one"
+    "Softmax over the last axis"
     e = np.exp(z - z.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
 
@@ -498,14 +498,20 @@ class StreamResampler:
         rate: float = 0.0,  # Hz of the sensor, see `set_rate`; 0: not faster than `fs`
     ):
         self.channels, self.fs, self.gap = channels, fs, gap_s
-        self.late = self.left_out = self.gaps = self.restarts = self.averaged = 0
+        self.late = 0
+        self.left_out = 0
+        self.gaps = 0
+        self.restarts = 0
+        self.averaged = 0
         self.set_rate(rate)
         self._begin()
 
     def set_rate(self, rate: float):  # Hz; before the first sample
-        "Low-pass the samples of a sensor that is faster than the even grid"
+        "Low-pass a sensor that is faster than the grid; raises `ValueError` above `FASTEST`"
         if rate > FASTEST:
-            raise ValueError(f'the stamps say {rate:.3g} samples a second: they must be in seconds')
+            raise ValueError(
+                f'the stamps say {rate:.3g} samples per second: they must be in seconds'
+            )
         fast = rate > FASTER * self.fs
         self.k = max(2, int(np.ceil(6 * rate / self.fs - 0.01))) if fast else 0
         self.taps = decimation_taps(self.k) if fast else None
@@ -580,7 +586,7 @@ class StreamResampler:
         return stamps[:-1], (total / weight[:, None])[:-1]
 
     def _interpolate(self, t, x):
-        "Certain samples on the even grid, one segment for each stretch without a gap"
+        "Certain samples on the uniform grid, one segment for each stretch without a gap"
         joined = self.knot is not None
         if joined:
             t, x = np.r_[self.knot[0], t], np.concatenate([self.knot[1][None], x])
@@ -604,7 +610,7 @@ class StreamResampler:
         return segments
 
     def _filter(self, t, x, ended=False):
-        "Certain samples on the even grid, low-passed; the ends of a stretch hold"
+        "Certain samples on the uniform grid, low-passed; the ends of a stretch hold"
         t = np.r_[self.kept[0], t]
         x = np.concatenate([self.kept[1], x])
         segments = []
@@ -630,7 +636,7 @@ class StreamResampler:
         return segments
 
     def _decimate(self, stop, t, x):
-        "Rows of the even grid, from the next one up to `stop`"
+        "Rows of the uniform grid, from the next one up to `stop`"
         fine = np.arange((self.grid - HALF) * self.k, (stop - 1 + HALF) * self.k + 1)
         at = self.origin + fine / (self.k * self.fs)
         even = [
@@ -793,7 +799,7 @@ class StreamingClassifier:
         time,  # (n,) or one; seconds
         x,  # (n,c), or (c,) with one time
     ) -> list[Decision]:
-        "Take samples; return the decisions that they complete"
+        "The decisions that these samples complete; raises `ValueError` on another shape"
         t, x = np.atleast_1d(numbers(time)), numbers(x)
         x = x[None] if x.ndim == 1 and len(t) == 1 else x
         channels = self.bundle.raw

@@ -207,7 +207,7 @@ def score_table(
     predictions: pd.DataFrame,
     classes: tuple[str, ...],
     groups: dict | None = None,  # Of classes, as in `GROUPS`
-) -> pd.DataFrame:  # One row a model: fractions, means over seeds with 95 % intervals
+) -> pd.DataFrame:  # One row per model: fractions, means over seeds with 95 % intervals
     "All the scores of every model"
     models = predictions.groupby(['arm', 'model'], sort=False)
     table = {model: _model_scores(rows, classes, groups) for model, rows in models}
@@ -303,7 +303,9 @@ def difference(
 def class_table(
     predictions: pd.DataFrame,
     classes: tuple[str, ...],
-) -> pd.DataFrame:  # One row a class, one column a model: share of correct predictions, all seeds
+) -> (
+    pd.DataFrame
+):  # One row per class, one column per model: share of correct predictions, all seeds
     "Recall of each class"
     ok = predictions.y == predictions.pred
     rows = predictions.assign(ok=ok, activity=np.array(classes)[predictions.y])
@@ -313,7 +315,7 @@ def class_table(
 # %% ../nbs/07f_significance.ipynb #35816f1c
 def subject_table(
     predictions: pd.DataFrame,
-) -> pd.DataFrame:  # One row a subject, one column a model
+) -> pd.DataFrame:  # One row per subject, one column per model
     "Accuracy of each subject"
     rows = predictions.assign(ok=predictions.y == predictions.pred)
     table = rows.pivot_table(index='subject', columns=['arm', 'model'], values='ok', sort=False)

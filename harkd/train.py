@@ -432,7 +432,7 @@ def train(
     every: int = 0,  # Steps between checkpoints; 0: each epoch
     val_every: int = 0,  # Epochs between evaluations of the validation part; 0: none
     progress: str = '',  # Name on the progress bar; empty: no bar
-) -> list[dict]:  # One row an epoch: epoch, lr, loss and its parts, val_accuracy
+) -> list[dict]:  # One row per epoch: epoch, lr, loss and its parts, val_accuracy
     "Train a model; raises FloatingPointError, or ValueError for another training's checkpoint"
     training = _Training(model, loader, loss, cfg)
     if checkpoint and Path(checkpoint).exists():

@@ -146,7 +146,7 @@ VIDEO_SUFFIXES = ('.avi', '.mp4', '.m4v', '.mkv', '.mov', '.mpg', '.mpeg', '.web
 
 
 def find_videos(
-    folder: str | Path,  # With one folder a class
+    folder: str | Path,  # With one folder per class
 ) -> list[tuple[Path, str]]:  # Each with the name of its class
     "Videos below a folder, and their classes; raises `FileNotFoundError` where there are none"
     folder = Path(folder)
@@ -264,7 +264,7 @@ def _time_step(relative, start):
 
 # %% ../nbs/04a_video.ipynb #887b6787
 def extract_frames(
-    folder: str | Path,  # With one folder a class, or UTD-MHAD's depth streams
+    folder: str | Path,  # With one folder per class, or UTD-MHAD's depth streams
     out: str | Path,  # Folder for the files
     frames: int = 16,  # Frames of a clip
     size: int | tuple[int, int] = 112,  # Pixels; or height and width

@@ -278,6 +278,7 @@ def copied(k):
     return folder
 
 
+GOLDEN = 'tests/test_golden.py'
 BROKEN = 99  # exit status of a child in which this tool failed
 COMPANIONS = {  # tests of a module that are named after its subject
     'sessions': 'test_own_data',
@@ -336,9 +337,13 @@ class Coverage:
         "Names of tests within a sum of seconds, files kept together"
         m = mutation.module
         files = importing(m)
+        golden = [GOLDEN] if GOLDEN in files[1:] else []
         if files and files[0] not in self.files:
-            return files[:1], UNKNOWN_S
+            return [files[0], *golden], UNKNOWN_S
         own = files[0] if files else ''
+        whole = sum(s for n, s in self.seconds.items() if n.startswith(own + '::'))
+        if own and whole <= budget:  # with the tests that were written since
+            return self.others(mutation, [own, *golden], budget - whole)
         names = self.by_function.get(f'{m}:{mutation.function}') or list(self.by_module[m])
         names = sorted(names, key=lambda n: (not n.startswith(own), self.seconds[n]))
         taken, total = [], 0.0
@@ -347,7 +352,19 @@ class Coverage:
                 taken.append(name)
                 total += self.seconds[name]
         files = list(dict.fromkeys(n.split('::')[0] for n in taken))
-        return [n for f in files for n in taken if n.split('::')[0] == f], total
+        taken = [n for f in files for n in taken if n.split('::')[0] == f]
+        return [n for n in taken if n.split('::')[0] not in golden] + golden, total
+
+    def others(self, mutation, files, budget):
+        "Whole files of tests, and those of other files that call the function"
+        names = self.by_function.get(f'{mutation.module}:{mutation.function}', [])
+        taken, total = [], 0.0
+        for name in sorted(names, key=self.seconds.get):
+            new = name.split('::')[0] not in files
+            if new and total + self.seconds[name] <= budget:
+                taken.append(name)
+                total += self.seconds[name]
+        return [*files, *sorted(taken)], UNKNOWN_S
 
 
 # One mutation

@@ -1,4 +1,4 @@
-"A final model, trained on everybody, and a baseline beside the networks"
+"A final model, trained on all subjects, and a baseline beside the networks"
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def test_the_baseline_stands_in_the_table_with_the_students_windows(run):
 
 
 def test_a_lost_comparison_says_what_to_try(run):
-    # two passes are too few: MiniRocket is better, and the text must say so
+    # two epochs are too few: MiniRocket is better, and the text must say so
     f1 = {arm['arm']: arm['macro_f1'] for arm in run.metrics['summary']}
     assert f1['baseline'] > max(f1['distilled'], f1['control'])
     text = describe_run(run)
@@ -69,7 +69,7 @@ def test_the_command_exports_the_final_model(run, tmp_path):
         app, ['export', str(run.path), '--final', '-o', str(tmp_path / 'bundle')]
     )
     assert result.exit_code == 0, result.output
-    assert 'trained on everybody' in result.output
+    assert 'trained on all subjects' in result.output
     bundle = read_json(tmp_path / 'bundle' / 'bundle.json')
     saved = load_model(run / 'final_model' / 'distilled')[1]
     assert bundle['fold'] == 'final'
@@ -77,7 +77,7 @@ def test_the_command_exports_the_final_model(run, tmp_path):
 
 
 def test_what_cannot_be_is_refused(run):
-    with pytest.raises(ValueError, match='final_model trains its own teacher on everybody'):
+    with pytest.raises(ValueError, match='final_model trains its own teacher on all subjects'):
         run_distill(replace(TINY, teacher=str(run.path)), run.path.parent / 'other')
     without = replace(TINY, final_model=False, baseline='', epochs=1)
     other = run_distill(without, run.path.parent / 'without')

@@ -9,6 +9,7 @@ from harkd.data import BadRecording, load_dataset
 from harkd.experiment import DataConfig, experiment_splits
 from harkd.guess import (
     Column,
+    _stamps,
     device_of,
     guess_acc_unit,
     guess_gyro_unit,
@@ -534,7 +535,7 @@ def test_a_counter_is_no_clock_and_times_of_the_day_are(tmp_path):
     data = load_dataset('sessions', tmp_path / 'study')
     assert data.recordings[0].duration == pytest.approx(12, abs=0.1)
     columns_of(tmp_path / 'alone', 'counter,acc_x,acc_y,acc_z', **make)
-    assert 'how many samples a second' in guess_manifest(tmp_path / 'alone').unknown['fs']
+    assert 'how many samples per second' in guess_manifest(tmp_path / 'alone').unknown['fs']
 
 
 def test_ticks_of_100_ns_are_asked_for_or_known_by_their_size(tmp_path):
@@ -599,3 +600,23 @@ def test_one_activity_is_an_error_of_the_check_and_of_a_run(tmp_path):
     data = load_dataset('sessions', tmp_path / 'study')
     with pytest.raises(ValueError, match='a classifier needs two'):
         experiment_splits(DataConfig(folds=3), cut_windows(data, ('imu',)))
+
+
+def test_the_rate_of_dates_is_measured_across_a_change_of_the_clock(tmp_path):
+    "The hour of summer time is no step: the offsets of the dates differ"
+    moments = pd.Timestamp('2024-03-31T00:59:50Z') + pd.to_timedelta(np.arange(200) / 10, unit='s')
+    times = [t.isoformat() for t in moments.tz_convert('Europe/Berlin')]
+    assert times[0].endswith('+01:00') and times[-1].endswith('+02:00')
+    table = pd.DataFrame({'time': times, 'ax': 0.1, 'ay': 0.2, 'az': np.arange(200) / 7})
+    table.to_csv(tmp_path / 'walk.csv', index=False)
+    unit, rate = _stamps(sample_file(tmp_path / 'walk.csv'))
+    assert (unit, rate) == ('iso', pytest.approx(10))
+
+
+def test_the_end_of_lines_is_taken_off_before_a_header_is_looked_for(tmp_path):
+    "The last column alone holds numbers"
+    rows = ''.join(f'sit,{k}.5;\n' for k in range(30))
+    (tmp_path / 'a.csv').write_text('what,x;\n' + rows)
+    assert sniff_format(tmp_path / 'a.csv') == TableFormat(',', line_end=';')
+    (tmp_path / 'b.csv').write_text(rows)
+    assert sniff_format(tmp_path / 'b.csv') == TableFormat(',', line_end=';', header=False)

@@ -28,6 +28,7 @@ from harkd.formats import FormatsConfig
 from harkd.language import WordsConfig
 from harkd.learning_curve import LearningCurveConfig
 from harkd.pretrain import PretrainConfig
+from harkd.pretrain_ablation import PretrainAblationConfig
 from harkd.probe import ProbeConfig
 from harkd.report import ReportConfig
 from harkd.runs import check_params
@@ -52,6 +53,7 @@ CONFIGS = {
     'distill_video': VideoDistillConfig,
     'pretrain': PretrainConfig,
     'probe': ProbeConfig,
+    'pretrain_ablation': PretrainAblationConfig,
     'language': WordsConfig,
     'enrol': EnrolConfig,
     'depth_networks': DepthNetConfig,

@@ -224,7 +224,7 @@ AXES = {  # x, y, title
     confusion: ('predicted', 'true', 't'),
     pretraining: ('training (%)', 'loss / first', 'All tasks are being learned'),
     predictions: ('correct (%)', '', 't'),
-    probe: ('labelled recordings a class', 'macro-F1 (%)', ''),
+    probe: ('labelled recordings per class', 'macro-F1 (%)', ''),
 }
 
 

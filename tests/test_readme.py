@@ -12,6 +12,7 @@ from docs.pages import IMAGES, PAGES, from_root, has_tag, page, pictures, read_c
 from docs.results_index import RESULTS, results_index
 from harkd.cli import app, join_pairs, parse_params, read_params, recipes, runnable
 from harkd.data import load_dataset
+from harkd.report import goals_table
 from harkd.runs import set_seed
 from tests.conftest import ROOT
 
@@ -87,6 +88,15 @@ def test_figures_are_those_of_the_results_of_today(name, least, published):
 
 
 @pytest.mark.parametrize('name', PAGES)
+def test_code_of_tables_is_hidden(name):
+    "The pages show what is computed; code that is meant to be read is a code block of the text"
+    cells = [c for c in read_cells(PAGES[name]) if c['cell_type'] == 'code']
+    shown = [c['id'] for c in cells if not (has_tag(c, 'hide-input') or has_tag(c, 'remove-cell'))]
+    assert shown == [], f'{name} shows the code of cells without the tag hide-input'
+    assert '```python' not in read(name), 'run make readme'
+
+
+@pytest.mark.parametrize('name', PAGES)
 def test_pictures_of_the_notebook_are_those_of_the_page(name):
     for picture, content in pictures(PAGES[name]).items():
         assert f'docs/images/{picture}' in read(name)
@@ -95,6 +105,14 @@ def test_pictures_of_the_notebook_are_those_of_the_page(name):
 
 def test_index_of_the_results_is_that_of_today():
     assert (RESULTS / 'README.md').read_text(encoding='utf8') == results_index()
+
+
+def test_goals_are_counted_once(published):
+    goals = goals_table()
+    reached = goals.groupby('no.').reached.apply(lambda rows: (rows == 'yes').any())
+    assert len(goals) > len(reached)
+    assert f'Of the {len(reached)} [goals]' in README
+    assert f'{(~reached).sum()} were missed' in README
 
 
 # The first page stays short

@@ -20,6 +20,7 @@ from harkd.distill_video import VideoDistillConfig
 from harkd.evaluate import LadderConfig
 from harkd.learning_curve import LearningCurveConfig
 from harkd.pretrain import PretrainConfig, load_encoder
+from harkd.pretrain_ablation import PretrainAblationConfig
 from harkd.probe import ProbeConfig
 from harkd.report import GOALS, read_results
 from harkd.runs import hash_config, read_ledger, results_dir, results_file
@@ -35,6 +36,7 @@ CONFIGS = {
     'depth_maps': DepthConfig,
     'pretrain': PretrainConfig,
     'probe': ProbeConfig,
+    'pretrain_ablation': PretrainAblationConfig,
     'depth_networks': DepthNetConfig,
     'distill_scores': ScoreDistillConfig,
     'distill_video': VideoDistillConfig,
