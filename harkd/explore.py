@@ -1751,8 +1751,6 @@ class AttributionExplorer:
         newest = list(self.sources)[-1] if self.sources else ''
         if self.source.value != newest:
             self.source.value = newest
-        elif self.panel is None:
-            self._on_source()
         if not self.sources and not self.message.value:
             self._show_message('drop a recording above: the model has none of its own')
 

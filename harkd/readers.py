@@ -179,7 +179,7 @@ class _MatWalk:
         start, end, code = self.next(*types)
         if (end - start) % _MAT_BYTES[code]:
             raise ValueError(f'byte {start} begins a number that is cut')
-        kind = {1: 'b', 5: 'i', 6: 'I'}[code]
+        kind = {5: 'i', 6: 'I'}[code]
         return struct.unpack_from(
             f'{self.order}{(end - start) // _MAT_BYTES[code]}{kind}', self.data, start
         )

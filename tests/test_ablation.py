@@ -112,3 +112,18 @@ def test_the_figure_shows_the_table():
     assert mean.get_color() == COLORS['control']
     sure = [dict(r, accuracy=0.1 * (r['method'] != 'recipe') + 1e-4 * r['fold']) for r in by_hand()]
     assert plot_ablation(sure).lines[1].get_color() == COLORS['student']
+
+
+@pytest.mark.parametrize('alone, first', [(True, 'recipes'), (False, 'teachers')])
+def test_teachers_come_first_where_a_recipe_is_distilled(alone, first, tmp_path, monkeypatch):
+    titles = []
+
+    def planned(work, tasks, what, **where):
+        titles.append((what, len(tasks)))
+        raise InterruptedError
+
+    monkeypatch.setattr('harkd.ablation.run_tasks', planned)
+    with pytest.raises(InterruptedError):
+        run_ablation(replace(TINY, alone=alone), tmp_path / 'run')
+    recipes = [('synth: 3 recipes', 3 * 2 * 3)]
+    assert titles == (recipes if first == 'recipes' else [('synth: teachers', 2 * 3)])

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from harkd.cli import (
     EXAMPLES,
+    _import_cells,
+    _is_recording,
     app,
     execute,
     full_run_notebook,
@@ -301,3 +303,35 @@ def test_a_kernel_is_told_where_to_report(tmp_path, monkeypatch):
     monkeypatch.setattr('harkd.cli.runnable', lambda: {'deploy': tmp_path / '09_deploy.ipynb'})
     done = execute('deploy', {}, tmp_path / 'out.ipynb')
     assert done['text'] == 'progress' and os.environ['HARKD_PROGRESS'] == 'mine'
+
+
+def test_cells_that_import_and_set_options_are_kept_whatever_they_import():
+    def code(text):
+        return dict(cell_type='code', source=text)
+
+    kept = [
+        code('import os'),
+        code('import numpy as np\nnp.set_printoptions(precision=3)'),
+        code('import os.path\nfrom pathlib import Path as P'),
+        code("os.environ['A'] = 'b'"),
+        code('import json as j\nj.where = P'),
+    ]
+    others = [
+        code('numpy.x = 1'),
+        code('json.x = 1'),
+        code('os.getcwd()'),
+        code('def f(): pass'),
+        code('%matplotlib'),
+    ]
+    assert _import_cells(kept) == kept
+    assert _import_cells([*kept, *others, dict(cell_type='markdown', source='import re')]) == kept
+
+
+def test_a_file_of_ones_own_is_told_from_a_run(tmp_path):
+    "A file that is there, whatever its ending, or a name with the ending of a table"
+    for name in ('walk.log', 'walk.csv'):
+        (tmp_path / name).write_text('')
+    (tmp_path / 'runs').mkdir()
+    assert _is_recording(tmp_path / 'walk.log') and _is_recording(str(tmp_path / 'walk.csv'))
+    assert _is_recording('missing.CSV') and not _is_recording('missing.log')
+    assert not _is_recording(tmp_path / 'runs') and not _is_recording('demo')

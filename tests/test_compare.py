@@ -189,3 +189,27 @@ def test_a_row_says_what_an_entry_is(run):
     assert arms['kd'] == arms['rkd@3'] == ('distilled', 'teacher')
     assert run.metrics['train_share'] == 1.0 and run.metrics['folds'] == 2
     assert rows['teacher']['params'] > rows['kd']['params'] == rows['alone']['params']
+
+
+def test_a_finished_comparison_is_returned_as_it_is(run):
+    before = (run.path / 'metrics.json').stat().st_mtime_ns
+    again = compare_methods(TUNED, run.path)
+    assert again.metrics == run.metrics and again.path == run.path
+    assert (run.path / 'metrics.json').stat().st_mtime_ns == before
+
+
+def test_the_text_of_a_comparison_is_its_table_in_percent():
+    numbers = dict(dev=0.711, dev_diff=0.0212, dev_low=-0.0105, dev_high=0.0529, dev_holm=0.04321)
+    numbers |= {f'test{k}': v for k, v in (('', 0.805), ('_diff', 0.033), ('_low', -0.01))}
+    numbers |= dict(test_high=0.071, seed_low=0.0123, seed_high=0.0456, test_holm=0.00321)
+    table = pd.DataFrame([dict(factor=0.333, tuned=True, **numbers)], index=['kd'])
+    assert describe_table(table).loc['kd'].to_dict() == {
+        'factor': '0.333',
+        'dev %': 71.1,
+        'to control, points': '+2.1 [-1.1, +5.3]',
+        'p (Holm)': 0.043,
+        'test %': 80.5,
+        'test, points (over trials)': '+3.3 [-1.0, +7.1]',
+        '(over seeds)': '[+1.2, +4.6]',
+        'test p (Holm)': 0.003,
+    }

@@ -1,7 +1,9 @@
 "Costs against numbers counted by hand"
 
 import time
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -59,3 +61,16 @@ def test_cost_names_the_device():
     assert (costs['params'], costs['macs']) == (160, 7500)
     assert set(costs) == {'params', 'macs', 'bytes', 'latency_ms', 'device'}
     assert costs['device'].endswith('1 thread')
+
+
+def test_each_callable_is_measured_so_often_after_one_round_that_is_not(monkeypatch):
+    calls, times = {'a': 0, 'b': 0}, iter(range(1, 1000))
+
+    def called(name):
+        calls[name] += 1
+
+    monkeypatch.setattr('harkd.cost._seconds', lambda f: f() or float(next(times)))
+    found = compare_latency({k: partial(called, k) for k in calls}, rounds=3, calls=2)
+    assert calls == {'a': 8, 'b': 8}
+    assert found['a']['p50_ms'] == pytest.approx(1000 * np.median([5, 6, 9, 10, 13, 14]))
+    assert found['b']['p95_ms'] == pytest.approx(1000 * np.percentile([7, 8, 11, 12, 15, 16], 95))

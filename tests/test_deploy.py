@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from harkd.clocks import measured_rate, spread_packets
 from harkd.data import Dataset, Recording, Span, Stream, load_dataset
-from harkd.deploy import export_onnx
+from harkd.deploy import _silent, export_onnx
 from harkd.experiment import FitConfig, experiment_windows, model_metadata
 from harkd.preprocess import cut_windows, downsample, fine_factor
 from harkd.runs import read_json, set_seed, write_json
@@ -688,3 +688,46 @@ def test_nothing_of_before_a_gap_is_smoothed_into_what_follows(made):
     # 60 s are no whole number of samples: the last window ends elsewhere
     assert later[:-1] == pytest.approx(alone[: len(later) - 1], abs=5e-3)
     assert abs(past[fresh.bundle.classes.index(first.label)] - first.probability) > 0.05
+
+
+def test_an_exporter_neither_warns_nor_prints(capsys):
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter('always')
+        with _silent():
+            warnings.warn('this operator is old', stacklevel=1)
+            print('step 1 of 2')
+            print('step 2 of 2', file=sys.stderr)
+    assert not heard and capsys.readouterr() == ('', '')
+
+
+def test_the_newest_packet_alone_is_spread_without_a_warning_of_numpy():
+    packets, stamps = PacketSpreader(1), np.repeat([0.0, 0.5, 1.0], 5)
+    packets.measure(stamps, np.arange(15.0)[:, None])
+    packets.push(stamps[:5], np.arange(5.0)[:, None])
+    with np.errstate(all='raise'):
+        t, x = packets.finish()
+    np.testing.assert_allclose(t, np.arange(5) / 10)
+    assert x.ravel().tolist() == [0, 1, 2, 3, 4] and packets.finish()[0].size == 0
+
+
+def test_a_rate_that_is_changed_holds_as_one_that_was_given():
+    given, changed = StreamResampler(1, 50.0, rate=200.0), StreamResampler(1, 50.0)
+    changed.push(np.arange(50) / 50, np.zeros((50, 1)))
+    changed.change_rate(200.0)
+    t = 10 + np.arange(2000) / 200
+    found = [r.push(t, np.sin(40 * t)[:, None]) + r.finish() for r in (given, changed)]
+    values = [np.concatenate([segment.x for segment in segments]) for segments in found]
+    np.testing.assert_array_equal(*values)
+    assert given.delay == changed.delay > 0
+
+
+@pytest.mark.parametrize('off, first, last', [(5e-7, 250, 50), (1.5e-6, 251, 49)])
+def test_a_stamp_is_on_the_grid_within_a_millionth_of_a_sample(off, first, last):
+    "After a gap, too late by so many samples; before it, too early"
+    grid = np.r_[np.arange(51.0), np.arange(250.0, 300)]
+    grid[50] -= off
+    grid[51] += off
+    even = StreamResampler(1, 50.0)
+    segments = even.push(grid / 50, grid[:, None]) + even.finish()
+    numbers = np.concatenate([s.start + np.arange(len(s.x)) for s in segments])
+    assert numbers[numbers < 100].max() == last and numbers[numbers > 100].min() == first

@@ -19,6 +19,7 @@ from harkd.distill import (
     DistillationLoss,
     DistillConfig,
     StudentWithProjectors,
+    _baseline_lines,
     _fold_student,
     check_experiment,
     check_methods,
@@ -503,3 +504,30 @@ def test_fewer_training_subjects_are_drawn_by_the_seed_and_all_models_share_them
     assert len(first) == len(second) == 2 and first != second
     for (seed, _), subjects in trained_on.items():
         assert subjects == (second if seed else first)
+
+
+@pytest.mark.parametrize(
+    'f1, p, first, lines',
+    [
+        ((0.8, 0.7, 0.75), 0.01, 'Better than MiniRocket: the distilled student, macro-F1 80.0', 1),
+        ((0.7, 0.8, 0.8), 0.2, 'Better than MiniRocket: the student alone, macro-F1 80.0', 1),
+        ((0.8, 0.7, 0.9), 0.2, 'MiniRocket, a baseline that trains within minutes, is better', 7),
+    ],
+)
+def test_the_words_about_the_baseline(f1, p, first, lines):
+    "Who is compared, by how much, and whether it may be chance; what to try where it is better"
+    arms = ('distilled', 'control', 'baseline')
+    summary = [dict(arm=a, macro_f1=v) for a, v in zip(arms, f1)]
+    found = dict(p_subjects=p, better=5, worse=2, subjects=8)
+    rows = [dict(arm=a, modality='imu', bytes=3e6) for a in (*arms, 'teacher')]
+    metrics = dict(summary=summary, baseline=dict(distilled=found, control=found), rows=rows)
+    run = SimpleNamespace(metrics=metrics, config=dict(student='conv_8k', steps=100))
+    said = _baseline_lines(run)
+    assert said[0].startswith(first)
+    assert f'against {100 * f1[2]:.1f} %; more accurate on 5 of 8 subjects, less on 2' in said[0]
+    assert f'(p = {p:.2g})' in said[0] and ('may be chance' in said[0]) == (p > 0.05)
+    if lines > 1:
+        assert said[1].startswith('What to try') and '-p steps 300' in said[2]
+        assert [line.split('.')[0].strip() for line in said[2:]] == list('1234567'[: len(said) - 2])
+        assert '3.0 MB' in said[-1]
+    assert len(said) >= lines

@@ -17,6 +17,7 @@ from harkd.explain import (
     KINDS,
     SCORE_COLUMNS,
     ExplainConfig,
+    _seed_correlations,
     align_windows,
     attention_rows,
     class_map,
@@ -44,6 +45,7 @@ from harkd.explain import (
     table_maps,
     write_study,
 )
+from harkd.faithfulness import rank_correlation
 from harkd.metrics import mean_interval
 from harkd.rollout import ATTENTION
 from harkd.runs import set_seed
@@ -174,6 +176,9 @@ def test_the_title_names_channel_and_time_of_the_burst():
 def test_a_figure_of_two_inputs_has_a_row_for_each_channel_and_one_for_the_skeleton():
     model, x = two_input_transformer(), two_input_windows()
     assert len(plot_explanation(explain(model, x, **FAST)).axes) == 6 + 1 + 1
+    axes = plot_explanation(explain(model, x, **FAST)).axes
+    assert [ax.get_xlabel() for ax in axes[:7]] == [''] * 5 + ['time (s)'] * 2
+    assert [len(ax.get_xticks()) > 0 for ax in axes[:7]] == [False] * 5 + [True] * 2
     e = explain(model, x, method='rollout', **FAST)
     assert 'most attention around' in describe_attribution(e.attribution, 0, e.classes, CHANNELS)
     assert len(plot_explanation(e).axes) == 6 + 1 + 1
@@ -486,3 +491,22 @@ def test_the_committed_study_separates_real_from_failing_attributions():
             < 0.9
             < at.loc[(arm, 'ignorant network', 'randomised: input-free'), 'value']
         )
+
+
+def test_correlations_of_two_seeds_by_hand():
+    "Both ways between the arms, averaged; each arm with itself in the other seed"
+    maps = invented_maps()
+    first, second = maps[0, 0], maps[0, 1]
+    rows = _seed_correlations(first, second, 0)
+    assert len(rows) == 6
+    for i, row in enumerate(rows):
+        here = {arm: first[arm][i : i + 1] for arm in ('control', 'distilled')}
+        there = {arm: second[arm][i : i + 1] for arm in ('control', 'distilled')}
+        crossed = (
+            rank_correlation(here['control'], there['distilled']),
+            rank_correlation(here['distilled'], there['control']),
+        )
+        assert row['arms'] == pytest.approx(np.mean(crossed)) and row['arms'] != 0
+        assert row['controls'] == rank_correlation(here['control'], there['control'])
+        assert row['students'] == rank_correlation(here['distilled'], there['distilled'])
+        assert (row['y'], row['subject']) == (i % 2, (0, i // 2))

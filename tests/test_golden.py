@@ -47,7 +47,7 @@ from harkd.rollout import attention_over_time, attention_similarity
 from harkd.split import BatchLoader, by_subject
 from harkd.student import STUDENTS, make_student
 from harkd.synth import SYNTH_ACTIONS, planted_bursts, render_depth, simulate
-from harkd.teacher import TEACHERS, make_teacher
+from harkd.teacher import TEACHERS, _rocket_views, make_teacher
 from harkd.tokens import adaptive_patch_length, motion_boundaries, motion_level
 from harkd.train import TrainConfig, learning_rate
 from harkd.video import (
@@ -179,6 +179,9 @@ def augmented():
         ids = load.split.train[:40]
         batch = augment.windows(load.split.windows, ids, load.norm, generator)
         found[name] = [v for x in batch.x.values() for v in figures(x)]
+    jittered = replace(load, augment=Augment(jitter=0.2))
+    for k, view in enumerate(_rocket_views(jittered, 1, 2)):
+        found[f'rocket {k}'] = [v for x in view.x.values() for v in figures(x)]
     found['batch'] = [v for x in load.train(1, 0).x.values() for v in figures(x)]
     clips = (255 * waves(6, 16, 3, 32, 32)).byte()
     found['warp_clips'] = figures(warp_clips(clips, torch.Generator().manual_seed(1)))
@@ -214,9 +217,9 @@ def losses():
         if name == 'srrl':  # its classifier is drawn anew in each process
             continue
         t, other = noise(*shape), noise(*shape, seed=1)
-        for how, s in (('near', t + 0.1 * other), ('far', 3 * other)):
+        for how, s in (('near', t + 0.1 * other), ('far', 3 * other), ('extreme', 1e4 * other)):
             torch.manual_seed(0)
-            found[f'{name} {how}'] = with_gradient(loss, s, t)
+            found[f'{name} {how}'] = with_gradient(loss, s, 1e4 * t if how == 'extreme' else t)
     maps = [noise(4, 7, 6, seed=k) for k in range(6)]
     found['kdsvd 3'] = [float(fl.kdsvd_loss(maps[:3], maps[3:], k=3))]
     found['fsp'] = [float(fl.fsp_loss(maps[:3], maps[3:]))]

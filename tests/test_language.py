@@ -15,6 +15,7 @@ from harkd.language import (
     HeadConfig,
     LabelledEmbeddings,
     WordsConfig,
+    _attributes,
     alignment_loss,
     concept_of,
     group_targets,
@@ -179,3 +180,9 @@ def test_unknown_names_are_refused_with_near_ones():
         concept_of('walkng')
     with pytest.raises(ValueError, match="choose 'attributes' or 'sentences'"):
         make_text_encoder('word2vec')
+
+
+def test_a_misspelt_attribute_of_a_concept_is_refused():
+    assert sum(_attributes('upright arms:.5')) == 1.5
+    with pytest.raises(ValueError, match='unknown attributes: armz, leggs'):
+        _attributes('upright leggs armz:.5')

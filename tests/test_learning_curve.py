@@ -1,10 +1,12 @@
 "Chapter 07j: accuracy over the number of training subjects"
 
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import pytest
 
+from harkd.baselines import make_classifier
 from harkd.experiment import experiment_splits, experiment_windows
 from harkd.learning_curve import (
     LearningCurveConfig,
@@ -127,3 +129,11 @@ def test_the_figure_shows_means_over_folds_and_seeds():
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     sd = 100 * pd.Series([0.2, 0.6, 0.4, 0.8]).std()
     assert band.min() == pytest.approx(50 - sd) and 50 + sd in [pytest.approx(v) for v in band]
+
+
+def test_minirocket_stands_on_the_curve_too(tmp_path, monkeypatch):
+    quick = partial(make_classifier, kernels=84)
+    monkeypatch.setattr('harkd.learning_curve.make_classifier', quick)
+    row = run_point(TINY, tmp_path, 'minirocket', 4, 0, 0)
+    assert (row['model'], row['arm'], row['method']) == ('minirocket', 'baseline', '4 subjects')
+    assert row['accuracy'] > 2 / 6 and row['n'] > 10

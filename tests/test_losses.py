@@ -209,3 +209,18 @@ def test_kdsvd_and_cc_at_agreement_and_in_another_order():
     assert fl.kdsvd_loss(maps, maps) == pytest.approx(0.0, abs=1e-6)
     order = [0, 2, 1, 3, 4, 5, 6, 7]
     assert fl.cc_loss(es[order], et[order]) != fl.cc_loss(es, et)
+
+
+@pytest.mark.parametrize(
+    'loss, shape, says',
+    [
+        (fl.cc_loss, (2, 6), 'at least two windows'),
+        (fl.fsp_loss, (2, 4, 5, 3), 'at least two'),
+        (fl.kdsvd_loss, (2, 4, 5, 3), 'at least two'),
+    ],
+)
+def test_two_windows_or_layers_are_enough_and_one_is_not(loss, shape, says):
+    s, t = torch.randn(shape), torch.randn(shape)
+    assert loss(s, t).isfinite()
+    with pytest.raises(ValueError, match=says):
+        loss(s[:1], t[:1])

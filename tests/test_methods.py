@@ -27,6 +27,7 @@ from harkd.methods import (
     LOSSES,
     FeaturePair,
     FeatureTap,
+    check_law,
     find_method,
     on_embeddings,
     on_logits,
@@ -189,3 +190,23 @@ def test_terms_own_what_they_train(pairs):
     _, pair = pairs['conv_8k', 'fusion']
     assert isinstance(find_method('vid').build(pair).own, nn.Module)
     assert find_method('rkd').build(pair).project is None
+
+
+def mean(x):
+    return x.square().mean()
+
+
+BREAKS = {  # law: a loss that keeps the others and breaks it
+    'minimum': lambda s, t: mean(s - t - 1),
+    'pulls': lambda s, t: mean(s - t) * 0,
+    'teacher': lambda s, t: mean(s - t) + 0 * t.sum(),
+    'finite': lambda s, t: (s - t).exp().mean() + mean(s - t),
+    'gradcheck': lambda s, t: mean(s - t) + (s - s.detach()).sum(),
+    'order': lambda s, t: mean((s - t) * torch.arange(8.0)[:, None]),
+}
+
+
+@pytest.mark.parametrize('law', LAW_NAMES)
+def test_a_loss_that_breaks_a_law_is_found_out(law):
+    good = check_law(hint_loss, law, (8, 7, 3)) and check_law(sp_loss, law, (8, 7, 3))
+    assert good is True and not check_law(BREAKS[law], law, (8, 5))

@@ -396,3 +396,15 @@ def test_sets_of_the_same_subjects_are_one_group():
     with pytest.raises(ValueError, match="'hapt' has the subjects of 'hapt'"):
         check_separate(['hapt'], 'hapt')
     check_separate(['dsads', 'hapt'], 'motionsense')
+
+
+@pytest.mark.parametrize('cell', ['inf', 'nan', ''])
+def test_a_cell_without_a_number_is_named_with_its_row(cell, tmp_path):
+    write(tmp_path, 'kuhar', packed=False)
+    path = next(tmp_path.rglob('*.csv'))
+    lines = path.read_text().splitlines()
+    cells = lines[2].split(',')
+    lines[2] = ','.join([*cells[:3], cell, *cells[4:]])
+    path.write_text('\n'.join(lines))
+    with pytest.raises(BadRecording, match=rf'{path.name}: row 3 has an empty or infinite cell'):
+        load_dataset('kuhar', tmp_path)

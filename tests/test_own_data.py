@@ -245,6 +245,8 @@ def test_parquet_keeps_types_and_dates(tmp_path):
             {'streams': {'w': STREAM | {'units': {'acc': 'm/s2', 'gyro': 'g'}}}},
             "'gyro_x' cannot be",
         ),
+        ({'streams': {'w': 'ax'}}, 'stream \'w\' needs "columns"'),
+        ({'streams': {'w': {'columns': ['ax']}}}, 'stream \'w\' needs "columns"'),
         ({'fs': None, 'time': None}, "needs 'fs' (Hz), or 'time'"),
         ({'fs': float('nan')}, "'fs' must be a finite number"),
         ({'name': 'spar'}, 'which is a published data set'),
@@ -737,3 +739,13 @@ def test_in_any_form_the_same_windows_or_a_named_error(clean, tmp_path_factory, 
         return
     ids = range(0, len(w), 5)
     assert np.allclose(w.batch(ids).x['wrist'], clean.batch(ids).x['wrist'], atol=2e-3)
+
+
+def test_uneven_folds_are_a_warning_with_both_sizes(tmp_path):
+    folder = write_study(tmp_path)
+    rows = pd.read_csv(folder / 'recordings.csv')
+    few = rows[(rows.subject != 'p2') | (rows.label == 'rest')]
+    few.to_csv(folder / 'recordings.csv', index=False)
+    report = check_study(folder, folds=3)
+    assert sorted(report.folds.val) == [7, 21, 21]
+    assert 'folds are uneven: 7 to 21 windows held out' in report.warnings

@@ -130,3 +130,33 @@ def test_a_recording_shorter_than_a_window_says_both_lengths():
     short = dataset(('s1', {'imu': stream(SENSORS)}), ('s2', {'imu': stream(SENSORS, 0.0, 0.6)}))
     w = cut_windows(short, ('imu',), missing='report')
     assert w.report['lost'][0]['why'] == 'it lasts 0.6 s, a window 1 s'
+
+
+@pytest.mark.parametrize(
+    'spans, why',
+    [
+        ((), 'it has no label'),
+        ((Span('wave', 0.0, 0.3),), 'no label lasts long enough'),
+    ],
+)
+def test_a_recording_without_a_window_says_why(spans, why):
+    data = dataset(('s1', {'imu': stream(SENSORS)}), ('s2', {'imu': stream(SENSORS)}))
+    recordings = [replace(data.recordings[0], spans=spans), data.recordings[1]]
+    w = cut_windows(replace(data, recordings=recordings), ('imu',), missing='report')
+    assert [row['why'] for row in w.report['lost']] == [why]
+
+
+def test_gaps_of_missing_values_are_pairs_of_times_also_where_there_are_none():
+    time, x = np.arange(100) / 50, np.zeros((100, 3))
+    assert preprocess.missing_gaps(x, time).shape == (0, 2)
+    x[20:60, 1] = np.nan
+    assert preprocess.missing_gaps(x, time).tolist() == [[19 / 50, 60 / 50]]
+    assert preprocess.missing_gaps(x, time, longest=1.0).shape == (0, 2)
+
+
+def test_of_a_long_pause_only_the_rows_beside_it_are_stored():
+    "Each side needs the row before and the row after its last and first sample"
+    time = np.r_[np.arange(51), np.arange(500, 551)] / 50
+    stretches, pauses = preprocess._stored_rows(time, 50.0, 0.5)
+    assert [(int(s[0]), int(s[-1])) for s in stretches] == [(0, 51), (499, 550)]
+    assert pauses.tolist() == [[52, 499 - 52]]

@@ -1,5 +1,6 @@
 "Chapter 07i: tables and figures from result files alone"
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -248,3 +249,16 @@ def test_the_report_has_its_parts():
 def test_a_history_needs_a_name(tmp_path):
     with pytest.raises(ValueError, match='history and results belong together'):
         make_report(ReportConfig(str(tmp_path), history='runs/a'))
+
+
+@pytest.mark.parametrize('kind', ['bars', 'lines', 'dots'])
+def test_several_series_have_a_legend_and_one_has_none(kind):
+    two = chart(kind)
+    one = replace(two, series=two.series.iloc[:1])
+    names = [t.get_text() for t in draw(two).get_legend().get_texts()]
+    assert names == ['control', 'distilled'] and draw(one).get_legend() is None
+    assert (draw(one).get_title(), draw(one).get_xlabel(), draw(one).get_ylabel()) == (
+        'Made up',
+        'x',
+        'y',
+    )

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, make_dataclass
 from datetime import date
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -480,3 +481,25 @@ def test_without_locks_files_are_written_and_nobody_elses_are_removed(tmp_path, 
     other.touch()
     assert write_bytes(tmp_path / 'x.csv', b'1').read_bytes() == b'1'
     assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, 'x.csv']
+
+
+@dataclass
+class Place:
+    at: Path
+    size: int = 3
+
+
+@pytest.mark.parametrize(
+    'value, read',
+    [
+        (np.float32(0.5), 0.5),
+        (np.int64(7), 7),
+        (np.bool_(True), True),
+        (np.arange(3), [0, 1, 2]),
+        (torch.eye(2), [[1.0, 0.0], [0.0, 1.0]]),
+        (Place(Path('a/b')), {'at': 'a/b', 'size': 3}),
+        ({'é': (1, None)}, {'é': [1, None]}),
+    ],
+)
+def test_what_json_does_not_know_is_written_as_what_it_holds(value, read, tmp_path):
+    assert read_json(write_json(tmp_path / 'x.json', value)) == read

@@ -2,12 +2,15 @@
 
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harkd.augment import Augment
 from harkd.data import load_dataset
@@ -17,6 +20,7 @@ from harkd.split import (
     LeakError,
     LeakySplit,
     Split,
+    _equal_windows,
     by_subject,
     dev_loso_splits,
     find_leaks,
@@ -234,3 +238,17 @@ def test_statistics_of_many_windows_stream(monkeypatch):
     for name in at_once.mean:
         np.testing.assert_allclose(streamed.mean[name], at_once.mean[name], rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(streamed.std[name], at_once.std[name], rtol=1e-9)
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=3, max_size=9))
+@settings(max_examples=60, deadline=None)
+def test_two_folds_of_equal_windows_cannot_be_bettered_by_one_exchange(sizes):
+    "Whether a team moves, or two change places"
+    teams = [[f's{i}'] for i in range(len(sizes))]
+    subjects = np.repeat([t[0] for t in teams], sizes)
+    folds = _equal_windows(teams, SimpleNamespace(table=pd.DataFrame({'subject': subjects})), 2)
+    assert sorted(sum(folds, [])) == [t[0] for t in teams]
+    small, large = sorted(([sizes[int(s[1:])] for s in fold] for fold in folds), key=sum)
+    gap = sum(large) - sum(small)
+    moved = [a - b for a in large for b in ([*small, 0] if len(large) > 1 else small)]
+    assert all(abs(gap - 2 * by) >= gap for by in moved)

@@ -196,3 +196,12 @@ def test_the_words_of_the_hub_keep_what_belongs_to_the_model(motion, tmp_path):
     assert {p.suffix for p in (tmp_path / 'again').iterdir()} == {'.json', '.md', '.safetensors'}
     with pytest.raises(TypeError, match='holds a InertialTransformer, not a ConvStudent'):
         ConvStudent.from_pretrained(tmp_path / 'again')
+
+
+@pytest.mark.parametrize('name', STUDENTS)
+@pytest.mark.parametrize('seconds', [0.8, 2.0])
+def test_every_student_is_made_for_the_length_of_the_windows(name, seconds):
+    w = cut_windows(synth_dataset(2, 1), ('imu',), whole=False, window_s=seconds)
+    x = w.batch([0]).x['imu']
+    logits = make_student(name, w, ('imu',)).eval()(x)
+    assert x.shape[1] == round(50 * seconds) and logits.shape == (1, len(w.classes))
