@@ -533,6 +533,9 @@ def _given_channels(sample, answers):
     for key, value in answers.items():
         if not key.startswith('columns.'):
             continue
+        of_file = _sensor_of_file(sample.path, '')
+        if of_file and of_file != key[8:]:
+            continue
         names = [n.strip() for n in str(value).split(',')]
         unknown = [n for n in names if n not in [c.name for c in sample.columns]]
         if len(names) != 3 or unknown:
@@ -565,9 +568,9 @@ def _assign_channels(sample, answers):
         sample.channels.setdefault(f'{sensor}_{"xyz"[k % 3]}', c.name)
 
 
-def _sensor_of_file(path):
+def _sensor_of_file(path, otherwise='acc'):
     words = path.stem.lower()
-    return next((s for s, p in SENSORS[1:] if re.search(p.split('|^')[0], words)), 'acc')
+    return next((s for s, p in SENSORS[1:] if re.search(p.split('|^')[0], words)), otherwise)
 
 
 def sample_file(
@@ -1446,7 +1449,8 @@ def _unnamed_label(column, words, plan, guess):
         guess.guessed.append(f"the column '{column}' ({_shown(sorted(words))}) is no activity")
         return ''
     guess.doubtful['label'] = (
-        f"the activity is the column '{column}' ({_shown(sorted(words))}), of which none is known"
+        f"the activity is the column '{column}' ({_shown(sorted(words))} …), and no known activity "
+        'is seen in it'
     )
     if plan.label is not None:
         guess.unknown['label'] = (

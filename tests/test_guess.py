@@ -573,7 +573,7 @@ def test_a_column_of_one_word_and_words_of_devices_are_no_activity(tmp_path):
     raw = columns_of(tmp_path / 'asked', header, names, firmware=lambda t, k: 'v1.2b')
     assert 'what was done?' in guess_manifest(raw).unknown['label']
     raw = columns_of(tmp_path / 'weak', header, names, firmware=lambda t, k: 'ab'[k % 2])
-    assert 'of which none is known' in guess_manifest(raw).doubtful['label']
+    assert 'no known activity is seen in it' in guess_manifest(raw).doubtful['label']
 
 
 @pytest.mark.parametrize('shift', [0.0, 0.004, 0.01])
@@ -620,3 +620,24 @@ def test_the_end_of_lines_is_taken_off_before_a_header_is_looked_for(tmp_path):
     assert sniff_format(tmp_path / 'a.csv') == TableFormat(',', line_end=';')
     (tmp_path / 'b.csv').write_text(rows)
     assert sniff_format(tmp_path / 'b.csv') == TableFormat(',', line_end=';', header=False)
+
+
+def test_columns_of_a_sensor_can_be_answered(tmp_path):
+    header = 't,a1,a2,a3'
+    make = {f'a{k}': (lambda t, k: t.az) for k in (1, 2, 3)}
+    raw = columns_of(tmp_path / 'raw', f'{header},acc_x,acc_y,acc_z', **make)
+    guess = guess_manifest(raw, {'columns.acc': 'a1,a2,a3'})
+    assert guess.manifest['streams']['imu']['columns'] == dict(acc_x='a1', acc_y='a2', acc_z='a3')
+    with pytest.raises(BadRecording, match='columns.acc needs the names of three columns: a1,b'):
+        guess_manifest(raw, {'columns.acc': 'a1,b'})
+
+
+def test_a_column_of_subjects_that_disagrees_with_the_names_is_asked_about(tmp_path):
+    header = 't,acc_x,acc_y,acc_z,user'
+    raw = columns_of(tmp_path / 'same', header, user=lambda t, k: f'u{k // 2}')
+    guess = guess_manifest(raw)
+    assert not guess.unknown and guess.recordings.subject.nunique() == 2
+    raw = columns_of(tmp_path / 'owner', header, user=lambda t, k: 'owner')
+    assert 'do not agree' in guess_manifest(raw).unknown['subject']
+    raw = columns_of(tmp_path / 'each', header, user=lambda t, k: f'u{k}')
+    assert 'do not agree' in guess_manifest(raw).unknown['subject']
