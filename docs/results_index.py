@@ -124,6 +124,10 @@ WITHOUT_RECIPE = {
     ),
     'utd_depth_ensembles.csv': ('averages of depth, IMU and skeleton models', 'chapter 04i'),
     'utd_depth_ensembles_dev.csv': ('the same inside the training subjects', 'chapter 04i'),
+    'micro_students.json': (
+        'flash and memory of the int8 students under TensorFlow Lite Micro, on this machine',
+        '`python -m tests.bench_micro`',
+    ),
     'bench_explorer.json': ('response time of the explorer', '`python -m tests.bench_explorer`'),
     'run_all.csv': (
         'Run All of each chapter as in JupyterLab: seconds, errors, live figures',

@@ -518,11 +518,24 @@ def new(
     study: Annotated[Path, typer.Argument(help='folder to write: manifest.json, recordings.csv')],
     files: Annotated[list[Path], typer.Argument(help='CSV, TSV or Parquet files, or folders')],
     yes: Annotated[bool, typer.Option('--yes', help='never ask')] = False,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            '-p',
+            '--param',
+            help="what you know, as in -p units.acc g -p subject '(p[0-9]+)'",
+            show_default=False,
+        ),
+    ] = None,
 ):
-    "Make a study from your own files: every guess is marked."
-    from harkd.guess import new_command
+    "Make a study from your own files: every guess is marked, every doubt is asked."
+    from harkd.guess import new_command, parse_answer
 
-    raise typer.Exit(new_command(study, files, yes, say=typer.echo))
+    pairs = [p.split('=', 1) for p in param or []]
+    if wrong := [p[0] for p in pairs if len(p) < 2]:
+        raise typer.BadParameter(f"-p needs a name and a value, got '{wrong[0]}'")
+    answers = _or_exit(lambda: {k: parse_answer(k, v) for k, v in pairs})
+    raise typer.Exit(new_command(study, files, yes, answers, say=typer.echo))
 
 # %% ../nbs/09a_cli.ipynb #0da7ac02
 data_app = typer.Typer(

@@ -17,7 +17,7 @@ from .data import BadRecording
 from .tables import Table
 
 # %% ../nbs/00bb_clocks.ipynb #9cc2ce1c
-TIME_UNITS = {'s': 1.0, 'ms': 1e-3, 'us': 1e-6, 'ns': 1e-9}  # Seconds
+TIME_UNITS = {'s': 1.0, 'ms': 1e-3, 'us': 1e-6, 'ns': 1e-9, '100ns': 1e-7}  # Seconds
 DATES = 'iso'  # The unit of stamps that are dates and times
 
 
@@ -275,7 +275,7 @@ def measured_rate(
 ) -> float:  # Hz; NaN where no stretch has two samples
     "Samples per second, pauses left out"
     steps = np.diff(time)
-    steps = steps[steps <= longest]
+    steps = steps[(steps >= 0) & (steps <= longest)]
     total = float(steps.sum())
     return len(steps) / total if total > 0 else float('nan')
 

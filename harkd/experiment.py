@@ -292,6 +292,9 @@ SPLITS = {
 def experiment_splits(cfg: DataConfig, windows: Windows) -> list[Split]:  # One, if `fold` names it
     "The folds of an experiment; a split that `final` does not allow raises ValueError"
     published_subjects(windows)  # a subject in both lists raises, whatever the split
+    if len(np.unique(windows.y)) < 2:
+        found = ', '.join(windows.classes[k] for k in np.unique(windows.y))
+        raise ValueError(f"one activity only ('{found}'): a classifier needs two")
     kind = _auto_split(cfg, windows) if cfg.split == 'auto' else cfg.split
     if kind not in SPLITS:
         raise ValueError(f"unknown split '{kind}', choose one of: auto, {', '.join(SPLITS)}")

@@ -22,7 +22,7 @@ import pandas as pd
 
 from .clocks import measured_rate
 from .data import DATASETS, BadRecording, Dataset, data_root, load_dataset
-from .guess import guess_manifest, new_command, write_new_study
+from .guess import WARNING, guess_manifest, new_command, write_new_study
 from harkd.plausibility import (
     constant_channels,
     find_shared_samples,
@@ -342,7 +342,11 @@ def near_names(
         digits = ''.join(c for c in plain if c.isdigit()).lstrip('0')
         return letters, digits
 
-    return [(a, b) for a, b in combinations(sorted(set(map(str, names))), 2) if core(a) == core(b)]
+    def same(a, b):  # p1a and p1b: one person on two days?
+        days = [re.fullmatch(r'([a-z]+\d+)[a-z]', n.casefold()) for n in (a, b)]
+        return core(a) == core(b) or (all(days) and days[0][1] == days[1][1])
+
+    return [(a, b) for a, b in combinations(sorted(set(map(str, names))), 2) if same(a, b)]
 
 
 def _shared(data):
@@ -423,6 +427,10 @@ def _subject_table(windows):
 
 
 def _class_warnings(report, windows):
+    present = report.classes[report.classes.windows > 0]
+    if len(present) < 2:
+        only = ', '.join(f"'{label}'" for label in present.index) or 'none'
+        report.problems.append(f'one activity only ({only}): a classifier needs two')
     for label, row in report.classes.iterrows():
         if not row.windows:
             report.problems.append(f"class '{label}' has no window")
@@ -549,7 +557,9 @@ def _guesses(report, study):
     except BadRecording:
         return
     if guessed:
-        report.facts['guessed'] = '; '.join(map(str, guessed))
+        lines = list(map(str, guessed))
+        report.warnings += [t.removeprefix(WARNING) for t in lines if t.startswith(WARNING)]
+        report.facts['guessed'] = '; '.join(t for t in lines if not t.startswith(WARNING))
 
 
 def _windows(report, data, nan, release=False):

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harkd.data import BadRecording
+from harkd.clocks import measured_rate
+from harkd.data import BadRecording, load_dataset
+from harkd.experiment import DataConfig, experiment_splits
 from harkd.guess import (
     Column,
     _stamps,
@@ -12,13 +14,17 @@ from harkd.guess import (
     guess_acc_unit,
     guess_gyro_unit,
     guess_manifest,
+    guess_order,
     guess_time_unit,
+    is_activity,
     name_sensor,
     plan_names,
     sample_file,
     sniff_format,
     write_new_study,
 )
+from harkd.inspect import check_study, near_names
+from harkd.preprocess import cut_windows
 from harkd.tables import TableFormat
 
 G = 9.80665
@@ -172,7 +178,7 @@ def test_files_of_devices_are_known(tmp_path):
 
 def logger_file(path, hz=50.0, seconds=6, unit=1.0, label='', text='t,ax,ay,az', shift=0.0):
     "Gravity with a little noise, as a logger writes it"
-    rng = np.random.default_rng(len(str(path)))
+    rng = np.random.default_rng(list(path.name.encode()))
     n = int(hz * seconds)
     acc = rng.normal(0, 0.01, (n, 3)) + [0.0, 0.0, 1.0]
     data = pd.DataFrame(np.c_[shift + np.arange(n) / hz, acc * unit].round(6))
@@ -292,6 +298,310 @@ def test_files_without_a_subject_or_an_activity_in_their_name_are_asked_for(tmp_
         write_new_study(tmp_path / 'study', path, yes=True)
 
 
+def made_of(root, names, text='t,ax,ay,az', **edit):
+    "A folder of files with those names"
+    for name in names:
+        logger_file(root / name, text=text, **edit)
+    return root
+
+
+TAKES = [f'{m}_{k}.csv' for m in ('rest', 'stroll') for k in (1, 2, 3)]
+TWO_IDS = [f'S{k}_P{p}_{m}.csv' for k in (1, 2) for p in (1, 2, 3) for m in ('rest', 'stroll')]
+NAMES = [f'{m}_{w}_{k}.csv' for m in ('rest', 'shake') for w in ('anna', 'ben') for k in (1, 2)]
+DATES = [
+    f'{m}_2024-05-1{k}_{w}.csv' for m in ('rest', 'run') for w in ('anna', 'ben') for k in '12'
+]
+DAYS = [f'p{p}{d}_{m}.csv' for p in (1, 2) for d in 'ab' for m in ('rest', 'run')]
+
+
+@pytest.mark.parametrize('files', [TAKES, TWO_IDS], ids=['takes', 'two persons'])
+def test_who_moved_is_asked_where_names_do_not_say_it(tmp_path, files):
+    guess = guess_manifest(made_of(tmp_path / 'raw', files))
+    assert 'who moved?' in guess.unknown['subject']
+    with pytest.raises(BadRecording, match=r'who moved\?.*\[-p subject …\]'):
+        write_new_study(tmp_path / 'study', tmp_path / 'raw', yes=True)
+    answered = guess_manifest(tmp_path / 'raw', {'subject': r'(P\d)' if files is TWO_IDS else 'me'})
+    assert not answered.unknown and answered.recordings.subject.nunique() in (1, 3)
+
+
+@pytest.mark.parametrize('files', [NAMES, DATES], ids=['takes', 'dates'])
+def test_names_of_persons_are_a_doubt_and_known_activities_are_the_label(tmp_path, files):
+    guess = guess_manifest(made_of(tmp_path / 'raw', files))
+    assert set(guess.recordings.subject) == {'anna', 'ben'} and not guess.unknown
+    assert set(guess.recordings.label) in ({'rest', 'shake'}, {'rest', 'run'})
+    assert 'anna, ben, from names of files, if these are persons' in guess.doubtful['subject']
+    asked = []
+    study = write_new_study(tmp_path / 'a', tmp_path / 'raw', ask=lambda q: asked.append(q) or '')
+    assert len(asked) == 1 and 'anna, ben' in asked[0]
+    assert not any(line.startswith('warning') for line in study.guessed)  # agreed
+    study = write_new_study(tmp_path / 'b', tmp_path / 'raw', yes=True)
+    assert [line for line in study.guessed if line.startswith('warning: the subjects are')]
+    report = check_study(tmp_path / 'b', folds=2)
+    assert any('anna, ben, from names of files' in w for w in report.warnings)
+
+
+def test_letters_after_a_person_are_near_names(tmp_path):
+    guess = guess_manifest(made_of(tmp_path / 'raw', DAYS))
+    assert guess.recordings.subject.nunique() == 4
+    assert 'p1a and p1b are different subjects' in guess.doubtful['subject']
+    assert near_names(['p1a', 'p1b', 'p2a', 'p3']) == [('p1a', 'p1b')]
+    assert guess_manifest(tmp_path / 'raw', {'subject': r'(p\d+)'}).doubtful == {}
+
+
+@pytest.mark.parametrize(
+    'paths, subject, label, unknown',
+    [
+        (['user_4_walk', 'user_5_walk', 'user_4_sit', 'user_5_sit'], 'user4', 'walk', set()),
+        (['p1_walk', 'p1_sit'], 'p1', 'walk', set()),  # one person
+        (['p1_s1_walk', 'p1_s2_sit'], None, 'walk', {'subject'}),  # one person, two sessions?
+        (['anna_x', 'ben_x'], None, None, {'subject', 'label'}),
+        (['run_anna', 'run_ben', 'sit_anna', 'sit_ben'], 'anna', 'run', set()),
+        (['p1_walk_run', 'p2_sit_lie'], 'p1', None, {'label'}),
+    ],
+)
+def test_places_of_paths(paths, subject, label, unknown):
+    plan = plan_names([f'{p}.csv' for p in paths], False)
+    words = [plan.places[k][0] if k is not None else None for k in (plan.subject, plan.label)]
+    assert (*words, set(plan.unknown)) == (subject, label, unknown)
+
+
+def test_activities_of_unknown_names_and_takes_of_one_activity_are_doubts():
+    strange = plan_names([f'p{k}_{m}.csv' for k in (1, 2) for m in ('bli', 'bla')], False)
+    assert 'none of them is a known one' in strange.doubtful['label']
+    takes = plan_names([f'p{k}_walk{m}.csv' for k in (1, 2) for m in (1, 2)], False)
+    assert 'differ by a number' in takes.doubtful['label']
+
+
+def test_the_vocabulary_of_the_language_chapter_is_known():
+    from harkd.language import CONCEPTS
+
+    names = [a.split(':')[-1] for c in CONCEPTS.values() for a in (c.name, *c.aliases)]
+    unknown = [n for n in names if not is_activity(n)]
+    assert all(len(n) <= 4 for n in unknown), unknown  # codes such as 'abd'
+    some = ('anna', 'ben', 'lab', 'p1', 'left', 'wrist', 'monday', '2024', 'take')
+    assert not any(map(is_activity, some))
+
+
+R = np.arange(0, 20, 0.02)
+RESTARTS = {
+    'same': [R, R],
+    'shorter': [R, R[:500]],
+    'longer': [R[:500], R],
+    'overlap': [R, R + 15],
+    'before': [R + 100, R],
+    'three': [R, R, R],
+    'summer time': [R + 1000, R - 2000],
+    'between': [R, R[:800] + 0.007],
+}
+
+
+@pytest.mark.parametrize('kind', RESTARTS)
+def test_a_clock_that_starts_again_is_split(tmp_path, kind):
+    time = np.concatenate(RESTARTS[kind])
+    path = logger_file(tmp_path / 'raw' / 'p1_sit.csv', seconds=len(time) / 50)
+    logger_file(tmp_path / 'raw' / 'p2_run.csv', seconds=20)
+    pd.read_csv(path).assign(t=time.round(4)).to_csv(path, index=False)
+    guess = guess_manifest(tmp_path / 'raw')
+    assert guess.manifest['time']['order'] == 'split' and not guess.unknown
+
+
+@pytest.mark.parametrize(
+    'time, order',
+    [
+        (R, ''),
+        (np.r_[R[:500], 8.0, R[500:]], 'sort'),  # one late row
+        (np.r_[R[:400], R[600:800], R[400:600], R[800:]], 'sort'),  # a late packet
+        (np.random.default_rng(0).permutation(R), 'sort'),
+        (np.r_[R[600:], R[:600]], 'sort'),
+        (np.r_[R, R], 'split'),
+    ],
+)
+def test_late_rows_are_sorted(time, order):
+    assert guess_order(time) == order
+
+
+def test_a_study_of_late_rows_and_restarts_is_asked_about(tmp_path):
+    for name, time in (('p1_sit', np.r_[R, R]), ('p2_run', np.r_[R[600:], R[:600]])):
+        path = logger_file(tmp_path / 'raw' / f'{name}.csv', seconds=len(time) / 50)
+        pd.read_csv(path).assign(t=time).to_csv(path, index=False)
+    assert 'better make two studies' in guess_manifest(tmp_path / 'raw').unknown['time.order']
+    known = {'time.order': 'split'}
+    guess = guess_manifest(tmp_path / 'raw', known)
+    assert not guess.unknown and guess.manifest['time']['order'] == 'split'
+
+
+def test_a_rate_is_measured_on_rising_steps():
+    assert measured_rate(np.r_[R, R]) == pytest.approx(50)
+
+
+def with_gyro(root, peak, gyro='(deg/s)', acc='(m/s^2)', gravity=G, name='Acceleration'):
+    rng = np.random.default_rng(0)
+    for file in ('p1_sit', 'p1_run', 'p2_sit', 'p2_run'):
+        n, t = 600, np.arange(600) / 50
+        wave = np.sin(9 * t)[:, None]
+        values = np.c_[t, wave + rng.normal(0, 0.05, (n, 3)) + [0, 0, gravity], peak * wave, t, t]
+        columns = ['Time (s)', *(f'{name} {a} {acc}' for a in 'xyz')]
+        table = pd.DataFrame(values, columns=[*columns, *(f'Gyroscope {a} {gyro}' for a in 'xyz')])
+        table.iloc[:, -2:] = 0.1 * peak * wave
+        root.mkdir(exist_ok=True)
+        table.round(5).to_csv(root / f'{file}.csv', index=False)
+    return root
+
+
+@pytest.mark.parametrize(
+    'gyro, peak, unit, doubtful',
+    [
+        ('(deg/s)', 24, 'deg/s', False),
+        ('(rad/s)', 34, 'rad/s', False),
+        ('(rad/s)', 340, 'rad/s', True),
+        ('', 24, 'rad/s', True),
+        ('', 34, 'deg/s', True),
+        ('', 5, 'rad/s', False),
+        ('', 340, 'deg/s', False),
+    ],
+)
+def test_a_written_unit_of_a_gyroscope_wins(tmp_path, gyro, peak, unit, doubtful):
+    guess = guess_manifest(with_gyro(tmp_path / 'raw', peak, gyro))
+    assert guess.manifest['streams']['imu']['units']['gyro'] == unit
+    assert ('units.gyro' in guess.doubtful) is doubtful
+
+
+def test_a_written_unit_of_an_accelerometer_wins_and_removed_gravity_is_said(tmp_path):
+    linear = with_gyro(tmp_path / 'a', 1, gravity=0, name='Linear Acceleration')
+    guess = guess_manifest(linear)
+    stream = guess.manifest['streams']['imu']
+    assert stream['units']['acc'] == 'm/s2' and stream['gravity'] is False and not guess.doubtful
+    assert 'imu: gravity is removed, as the name of acc says' in guess.guessed
+    guess = guess_manifest(with_gyro(tmp_path / 'b', 1, gravity=0))
+    assert guess.manifest['streams']['imu']['gravity'] is False
+    assert 'gravity seems to be removed' in guess.doubtful['gravity']
+    guess = guess_manifest(with_gyro(tmp_path / 'c', 1, acc='(g)'))
+    assert guess.manifest['streams']['imu']['units']['acc'] == 'g'
+    assert 'which is gravity in m/s²' in guess.doubtful['units.acc']
+    guess = guess_manifest(with_gyro(tmp_path / 'd', 1, acc='', gravity=0, name='userAcceleration'))
+    assert 'gravity is removed' in guess.unknown['units.acc']
+
+
+def columns_of(root, header, names=('p1_sit', 'p1_run', 'p2_sit', 'p2_run'), **columns):
+    "Files with more columns than a clock and an accelerometer, in the order of a header"
+    for k, name in enumerate(names):
+        path = logger_file(root / f'{name}.csv', seconds=12)
+        table = pd.read_csv(path)
+        for column, make in columns.items():
+            table[column] = make(table, k)
+        table.columns = [{'ax': 'acc_x', 'ay': 'acc_y', 'az': 'acc_z'}.get(c, c) for c in table]
+        table[header.split(',')].to_csv(path, index=False)
+    return root
+
+
+def wave(table, k):
+    return np.sin(table.t + k).round(4)
+
+
+def test_a_sensor_of_another_name_is_no_accelerometer(tmp_path):
+    header = 't,quat_w,quat_x,quat_y,quat_z,acc_x,acc_y,acc_z'
+    quat = {f'quat_{a}': wave for a in 'wxyz'}
+    m = guess_manifest(columns_of(tmp_path / 'raw', header, **quat)).manifest
+    assert m['streams']['imu']['columns'] == {f'acc_{a}': f'acc_{a}' for a in 'xyz'}
+    foo = {f'foo_{a}': wave for a in 'xyz'}
+    header = header.replace('quat_w,', '').replace('quat', 'foo')
+    guess = guess_manifest(columns_of(tmp_path / 'foo', header, **foo))
+    assert guess.manifest['streams']['imu']['columns']['acc_x'] == 'acc_x'
+    assert 'imu: columns left out: foo_x, foo_y, foo_z' in guess.guessed
+
+
+def test_sensors_of_two_places_are_two_streams(tmp_path):
+    names = [f'{s}_{a}' for s in ('right_acc', 'left_gyro', 'left_acc') for a in 'xyz']
+    make = {n: (lambda t, k: 1 + wave(t, k) / 9) if 'acc' in n else wave for n in names}
+    guess = guess_manifest(columns_of(tmp_path / 'raw', f't,{",".join(names)}', **make))
+    streams = guess.manifest['streams']
+    assert {n: set(s['columns']) for n, s in streams.items()} == {
+        'right': {f'acc_{a}' for a in 'xyz'},
+        'left': {f'{s}_{a}' for s in ('acc', 'gyro') for a in 'xyz'},
+    }
+    assert all(c.startswith(n) for n, s in streams.items() for c in s['columns'].values())
+
+
+def test_a_counter_is_no_clock_and_times_of_the_day_are(tmp_path):
+    def clock(table, k):
+        day = pd.Timestamp('2024-01-01 12:45:46') + pd.to_timedelta(table.t, unit='s')
+        return day.dt.strftime('%H:%M:%S.%f').str[:-3]
+
+    make = {'counter': lambda t, k: np.arange(len(t)) + 2055, 'time': clock}
+    columns_of(tmp_path / 'raw', 'counter,time,acc_x,acc_y,acc_z', **make)
+    guess = write_new_study(tmp_path / 'study', tmp_path / 'raw', yes=True)
+    assert guess.manifest['time'] == {'column': 'time', 'unit': 'iso', 'format': '%H:%M:%S.%f'}
+    assert guess.manifest['fs'] == 50
+    data = load_dataset('sessions', tmp_path / 'study')
+    assert data.recordings[0].duration == pytest.approx(12, abs=0.1)
+    columns_of(tmp_path / 'alone', 'counter,acc_x,acc_y,acc_z', **make)
+    assert 'how many samples per second' in guess_manifest(tmp_path / 'alone').unknown['fs']
+
+
+def test_ticks_of_100_ns_are_asked_for_or_known_by_their_size(tmp_path):
+    make = {'ticks': lambda t, k: (t.t * 1e7).round().astype('int64') + 123456789}
+    header = 'ticks,acc_x,acc_y,acc_z'
+    guess = guess_manifest(columns_of(tmp_path / 'raw', header, **make))
+    assert 'steps are 200000' in guess.unknown['time.unit']
+    known = {'time.unit': '100ns'}
+    guess = write_new_study(tmp_path / 'study', tmp_path / 'raw', known, yes=True)
+    assert guess.manifest['fs'] == 50
+    recording = load_dataset('sessions', tmp_path / 'study').recordings[0]
+    assert recording.duration == pytest.approx(12, abs=0.1)
+    since = 638_000_000_000_000_000 + np.arange(100) * 200_000
+    assert guess_time_unit(since) == ('100ns', pytest.approx(50))
+
+
+def test_a_unit_in_the_name_of_the_time_wins(tmp_path):
+    make = {'time_us': lambda t, k: (t.t * 1e7).round().astype('int64')}
+    guess = guess_manifest(columns_of(tmp_path / 'raw', 'time_us,acc_x,acc_y,acc_z', **make))
+    assert guess.manifest['time']['unit'] == 'us' and not guess.unknown  # 5 Hz
+    make = {'time_ms': lambda t, k: t.t}
+    guess = guess_manifest(columns_of(tmp_path / 'ms', 'time_ms,acc_x,acc_y,acc_z', **make))
+    assert guess.manifest['time']['unit'] == 'ms'
+    assert 'its steps are those of s (50 Hz)' in guess.doubtful['time.unit']
+
+
+def test_a_column_of_one_word_and_words_of_devices_are_no_activity(tmp_path):
+    header = 't,acc_x,acc_y,acc_z,firmware'
+    raw = columns_of(tmp_path / 'one', header, firmware=lambda t, k: 'v1.2b')
+    guess = guess_manifest(raw)
+    assert 'label' not in guess.manifest and set(guess.recordings.label) == {'sit', 'run'}
+    raw = columns_of(tmp_path / 'two', header, firmware=lambda t, k: 'ab'[k // 2])
+    assert 'label' not in guess_manifest(raw).manifest
+    names = ('p1_x1', 'p1_x2', 'p2_x1', 'p2_x2')  # no activity in the names either
+    raw = columns_of(tmp_path / 'asked', header, names, firmware=lambda t, k: 'v1.2b')
+    assert 'what was done?' in guess_manifest(raw).unknown['label']
+    raw = columns_of(tmp_path / 'weak', header, names, firmware=lambda t, k: 'ab'[k % 2])
+    assert 'no known activity is seen in it' in guess_manifest(raw).doubtful['label']
+
+
+@pytest.mark.parametrize('shift', [0.0, 0.004, 0.01])
+def test_two_devices_in_one_file_are_refused(tmp_path, shift):
+    path = logger_file(tmp_path / 'raw' / 'p1_sit.csv', seconds=12)
+    left = pd.read_csv(path).assign(side='left')
+    right = left.assign(side='right', t=(left.t + shift).round(4), ax=-left.ax)
+    rows = pd.concat([left, right]).sort_values('t', kind='stable')
+    rows.to_csv(path, index=False)
+    with pytest.raises(BadRecording, match=r"'side' \(left, right\) has rows at the same times"):
+        guess_manifest(tmp_path / 'raw', {'subject': 'p1'})
+    half = [k % 100 < 50 for k in range(len(left))]  # by turns is no device
+    left.assign(side=np.where(half, 'walk', 'sit')).to_csv(path, index=False)
+    assert guess_manifest(tmp_path / 'raw', {'subject': 'p1'}).manifest['label'] == 'side'
+
+
+def test_one_activity_is_an_error_of_the_check_and_of_a_run(tmp_path):
+    made_of(tmp_path / 'raw', ['p1_sit.csv', 'p2_sit.csv', 'p3_sit.csv'], seconds=12)
+    known = {'label': r'(sit)'}
+    guess = write_new_study(tmp_path / 'study', tmp_path / 'raw', known, yes=True)
+    assert "warning: one activity only ('sit'): a run needs two" in guess.guessed
+    report = check_study(tmp_path / 'study', folds=3)
+    assert "one activity only ('sit'): a classifier needs two" in report.problems
+    data = load_dataset('sessions', tmp_path / 'study')
+    with pytest.raises(ValueError, match='a classifier needs two'):
+        experiment_splits(DataConfig(folds=3), cut_windows(data, ('imu',)))
+
+
 def test_the_rate_of_dates_is_measured_across_a_change_of_the_clock(tmp_path):
     "The hour of summer time is no step: the offsets of the dates differ"
     moments = pd.Timestamp('2024-03-31T00:59:50Z') + pd.to_timedelta(np.arange(200) / 10, unit='s')
@@ -310,3 +620,24 @@ def test_the_end_of_lines_is_taken_off_before_a_header_is_looked_for(tmp_path):
     assert sniff_format(tmp_path / 'a.csv') == TableFormat(',', line_end=';')
     (tmp_path / 'b.csv').write_text(rows)
     assert sniff_format(tmp_path / 'b.csv') == TableFormat(',', line_end=';', header=False)
+
+
+def test_columns_of_a_sensor_can_be_answered(tmp_path):
+    header = 't,a1,a2,a3'
+    make = {f'a{k}': (lambda t, k: t.az) for k in (1, 2, 3)}
+    raw = columns_of(tmp_path / 'raw', f'{header},acc_x,acc_y,acc_z', **make)
+    guess = guess_manifest(raw, {'columns.acc': 'a1,a2,a3'})
+    assert guess.manifest['streams']['imu']['columns'] == dict(acc_x='a1', acc_y='a2', acc_z='a3')
+    with pytest.raises(BadRecording, match='columns.acc needs the names of three columns: a1,b'):
+        guess_manifest(raw, {'columns.acc': 'a1,b'})
+
+
+def test_a_column_of_subjects_that_disagrees_with_the_names_is_asked_about(tmp_path):
+    header = 't,acc_x,acc_y,acc_z,user'
+    raw = columns_of(tmp_path / 'same', header, user=lambda t, k: f'u{k // 2}')
+    guess = guess_manifest(raw)
+    assert not guess.unknown and guess.recordings.subject.nunique() == 2
+    raw = columns_of(tmp_path / 'owner', header, user=lambda t, k: 'owner')
+    assert 'do not agree' in guess_manifest(raw).unknown['subject']
+    raw = columns_of(tmp_path / 'each', header, user=lambda t, k: f'u{k}')
+    assert 'do not agree' in guess_manifest(raw).unknown['subject']

@@ -14,6 +14,7 @@ CHAPTERS = [p.stem for p in NBS]
 MAX_COLUMNS, MAX_OUTPUT_BYTES, PICTURE_WITHIN = 100, 200_000, 12
 MAIN = ('00', '01', '03', '04', '05', '06', '07', '08', '09')
 MACHINE_PATH = re.compile(r'(?<![\w.])/(home|tmp|root|work|Users)/')
+WIDGET = 'application/vnd.jupyter.widget-view+json'
 IMPORTS = (ast.Import, ast.ImportFrom)
 
 
@@ -133,6 +134,8 @@ def check_outputs(cells, chapter):
                 yield f"shows a path of somebody's machine: {source(cell)[:50]}"
             if output.get('output_type') == 'error' or output.get('name') == 'stderr':
                 yield f'keeps an error or a warning: {source(cell)[:50]}'
+            if WIDGET in output.get('data', {}):
+                yield f'keeps a progress bar or a widget: {source(cell)[:50]}'
 
 
 def check_parameters(cells, chapter):
@@ -202,6 +205,7 @@ def code(text, tags=(), outputs=()):
     }
 
 
+BAR = {'output_type': 'display_data', 'data': {WIDGET: {}, 'text/plain': ['50%|##']}}
 PICTURE = {'output_type': 'display_data', 'data': {'image/png': ''}}
 PRINTED_PATH = {'output_type': 'stream', 'name': 'stdout', 'text': ['/home/ann/runs']}
 LEARNED = '#| export\ndef train_students():\n    pass'
@@ -218,6 +222,7 @@ BROKEN = {
     'two statements': (check_one_statement_a_line, [code('a = 1; b = 2')], 'several statements'),
     'body on the line': (check_one_statement_a_line, [code('if x: y = 1')], 'several statements'),
     'path shown': (check_outputs, [code('x', outputs=[PRINTED_PATH])], "somebody's machine"),
+    'progress bar': (check_outputs, [code('x', outputs=[BAR])], 'a progress bar'),
     'large output': (check_outputs, [code('x', outputs=[{'text': 'x' * 200_001}])], 'kB of'),
     'parameters alone': (check_parameters, [code('alpha = 0.7', ['parameters'])], 'come together'),
     'untyped parameter': (

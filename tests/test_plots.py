@@ -209,7 +209,7 @@ AXES = {  # x, y, title
         '1 of 2 better, 0 worse (p < 0.05, Holm)',
     ),
     corruptions: ('', 'accuracy (%)', 'Accuracy by corruption'),
-    summary: ('', 'accuracy (%)', 'The teacher brought +10.0 points [+5.0, +15.0]'),
+    summary: ('', 'accuracy (%)', 'Gain from distillation: +10.0 points [+5.0, +15.0]'),
     ladder: ('accuracy (%)', '', 'One network, by protocol'),
     pareto: (
         'file (kB)',
