@@ -357,6 +357,17 @@ def test_letters_after_a_person_are_near_names(tmp_path):
         (['anna_x', 'ben_x'], None, None, {'subject', 'label'}),
         (['run_anna', 'run_ben', 'sit_anna', 'sit_ben'], 'anna', 'run', set()),
         (['p1_walk_run', 'p2_sit_lie'], 'p1', None, {'label'}),
+        (
+            [
+                f'{a}_{w}_{p}'
+                for a in ('run', 'sit')
+                for w in ('ann', 'bob')
+                for p in ('lab', 'home')
+            ],
+            None,
+            'run',
+            {'subject'},
+        ),
     ],
 )
 def test_places_of_paths(paths, subject, label, unknown):
@@ -534,6 +545,9 @@ def test_a_counter_is_no_clock_and_times_of_the_day_are(tmp_path):
     assert guess.manifest['fs'] == 50
     data = load_dataset('sessions', tmp_path / 'study')
     assert data.recordings[0].duration == pytest.approx(12, abs=0.1)
+    named = {'time_index': make['counter'], 'time_s': lambda t, k: t.t}
+    columns_of(tmp_path / 'named', 'time_index,time_s,acc_x,acc_y,acc_z', **named)
+    assert guess_manifest(tmp_path / 'named').manifest['time'] == {'column': 'time_s', 'unit': 's'}
     columns_of(tmp_path / 'alone', 'counter,acc_x,acc_y,acc_z', **make)
     assert 'how many samples per second' in guess_manifest(tmp_path / 'alone').unknown['fs']
 
