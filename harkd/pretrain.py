@@ -33,7 +33,6 @@ from harkd.runs import (
     DamagedFile,
     Run,
     added_field,
-    check_positive,
     hash_config,
     processor,
     read_description,
@@ -276,8 +275,9 @@ class PretrainConfig(Config):
     def __post_init__(self):
         if not 0 <= self.mask < 1:
             raise ValueError(f'mask must be in [0,1), got {self.mask}')
-        check_positive(self, 'contrast_temperature')
-        if not (min(self.weights) >= 0 and sum(self.weights) > 0):
+        if self.contrast_temperature <= 0:
+            raise ValueError(f'contrast_temperature must be > 0, got {self.contrast_temperature}')
+        if min(self.weights) < 0 or sum(self.weights) == 0:
             raise ValueError('reconstruct, contrast and supervise must be >= 0, and not all 0')
 
     @property

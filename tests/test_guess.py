@@ -583,7 +583,13 @@ def test_a_column_of_one_word_and_words_of_devices_are_no_activity(tmp_path):
     assert 'label' not in guess.manifest and set(guess.recordings.label) == {'sit', 'run'}
     raw = columns_of(tmp_path / 'two', header, firmware=lambda t, k: 'ab'[k // 2])
     assert 'label' not in guess_manifest(raw).manifest
+    raw = columns_of(tmp_path / 'task', f'{header[:-8]}task', task=lambda t, k: 'x')
+    assert 'label' not in guess_manifest(raw).manifest  # the names say sit and run
     names = ('p1_x1', 'p1_x2', 'p2_x1', 'p2_x2')  # no activity in the names either
+    raw = columns_of(tmp_path / 'only', f'{header[:-8]}task', names, task=lambda t, k: 'x')
+    guess = guess_manifest(raw)
+    assert guess.manifest['label'] == 'task'
+    assert "warning: one activity only ('x'): a run needs two" in guess.guessed
     raw = columns_of(tmp_path / 'asked', header, names, firmware=lambda t, k: 'v1.2b')
     assert 'what was done?' in guess_manifest(raw).unknown['label']
     raw = columns_of(tmp_path / 'weak', header, names, firmware=lambda t, k: 'ab'[k % 2])
