@@ -9,6 +9,7 @@ import pytest
 from harkd.baselines import (
     CLASSICAL,
     BaselineConfig,
+    _check_baselines,
     baseline_splits,
     baseline_table,
     make_classifier,
@@ -97,3 +98,12 @@ def test_a_baseline_may_read_the_inputs_of_the_teacher(tmp_path):
 def test_a_configuration_without_meaning_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         run_baselines(replace(TINY, models='majority', **change))
+
+
+def test_rungs_on_official_test_subjects_need_final():
+    card = experiment_windows(DataConfig('synth')).card
+    official = replace(card, test_subjects=('s5', 's6'))
+    _check_baselines(TINY, card)
+    _check_baselines(replace(TINY, final=True), official)
+    with pytest.raises(ValueError, match='evaluates on test subjects of synth; say so with final'):
+        _check_baselines(TINY, official)

@@ -10,6 +10,7 @@ from harkd.corruptions import (
     CorruptionConfig,
     corrupt,
     corrupted_batches,
+    corruption_picture,
     corruption_rows,
     corruption_table,
     plot_corruptions,
@@ -133,3 +134,31 @@ def test_a_drift_grows_evenly_in_one_direction_drawn_for_each_channel():
     assert torch.allclose(steps.abs(), torch.full_like(steps, 0.01), atol=1e-4)
     up = (drift[:, -1] > 0).float().mean()
     assert 0.2 < up < 0.8
+
+
+class Restless(torch.nn.Module):
+    "Decides for class 2 where neighbouring samples differ by more than `most`, else for class 0"
+
+    inputs, most = ('imu',), np.inf
+
+    def forward(self, x):
+        above = x.diff(dim=1).abs().mean((1, 2)) - self.most
+        return torch.stack([-above, torch.full_like(above, -9.0), above], 1).nan_to_num(posinf=9)
+
+
+def test_the_picture_of_a_corruption_names_the_decision_before_and_after():
+    windows = experiment_windows(FitConfig('synth'))
+    loader = BatchLoader.fit(by_subject(windows, ['s1', 's2', 's3'], ['s4']))
+    model, ids, classes = Restless(), loader.split.val, windows.classes
+    truth = f'(truth: {classes[windows.y[ids[0]]]})'
+    stays = corruption_picture(model, loader, ids, family='noise', step=1)
+    assert stays.title == f'noise 0.05: {classes[0]} stays {truth}'
+    x = next(loader.eval_batches(ids[:1])).x['imu']
+    model.most = 1.0001 * float(x.diff(dim=1).abs().mean())
+    for step, strength in ((1, '0.05'), (5, '0.5')):
+        found = corruption_picture(model, loader, ids, family='noise', step=step)
+        assert found.title == f'noise {strength}: {classes[0]} becomes {classes[2]} {truth}'
+        drawn = found.panels[1].traces[:2]
+        assert [trace.name for trace in drawn] == [classes[0], classes[2]]
+        clean, noisy = (np.asarray(trace.y)[[0, step]] for trace in drawn)
+        assert clean[0] > noisy[0] and clean[1] < noisy[1]

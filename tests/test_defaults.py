@@ -6,6 +6,7 @@ and its difference belongs into the same commit, with a line in CHANGELOG.md. Ke
 constants, private ones too, and of configurations their quick size, their computed properties, and
 what each of their fields accepts and says about anything else."""
 
+import ast
 import hashlib
 import importlib
 import inspect
@@ -145,17 +146,27 @@ def of_class(name, cls):
     return found
 
 
+def assigned(module):
+    "Names that a module gives values to, in contrast to those that it imports"
+    found = []
+    for statement in ast.parse(inspect.getsource(module)).body:
+        targets = getattr(statement, 'targets', [])
+        found += [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+    return found
+
+
 def defaults(name):
     "{name: its defaults, or its value where it is a constant} of a module"
     module, found = importlib.import_module(f'harkd.{name}'), {}
-    own = {n: v for n, v in vars(module).items() if not n.startswith('__')}
-    for n, value in own.items():
+    for n, value in vars(module).items():
         if inspect.isclass(value) or inspect.isfunction(value):
             if value.__module__ != module.__name__:
                 continue
             here = of_class(n, value) if inspect.isclass(value) else {n: of_signature(value)}
-            found |= {k: v for k, v in here.items() if v or inspect.isclass(value)}
-        elif isinstance(value, (*PLAIN, np.ndarray)) and n.upper() == n:
+            found |= {k: v for k, v in here.items() if v or is_dataclass(value)}
+    for n in dict.fromkeys(assigned(module)):
+        value = getattr(module, n, None)
+        if isinstance(value, (*PLAIN, np.ndarray)) and n.upper() == n and n != '_HAS_FCNTL':
             found[n] = short(value)
     return found
 

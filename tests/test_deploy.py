@@ -29,6 +29,7 @@ from harkd.runtime import (
     PacketSpreader,
     StreamingClassifier,
     StreamResampler,
+    _chunks,
     _scale_factors,
     seal_bundle,
     stream_csv,
@@ -731,3 +732,14 @@ def test_a_stamp_is_on_the_grid_within_a_millionth_of_a_sample(off, first, last)
     segments = even.push(grid / 50, grid[:, None]) + even.finish()
     numbers = np.concatenate([s.start + np.arange(len(s.x)) for s in segments])
     assert numbers[numbers < 100].max() == last and numbers[numbers > 100].min() == first
+
+
+@pytest.mark.parametrize('rows, sizes', [(0, []), (3, [3]), (4, [4]), (9, [4, 4, 1])])
+def test_rows_come_in_lists_of_the_given_size_and_the_rest(rows, sizes):
+    text = ([str(k), str(2 * k), ''] for k in range(rows))
+    found = list(_chunks(text, 2, [1], 4))
+    assert list(map(len, found)) == sizes
+    assert [row[0] for part in found for row in part] == [str(2 * k) for k in range(rows)]
+    assert list(_chunks([['1', '2'], ['1'], ['1', '2', '3']], 2, [0, 1], 9)) == [
+        [['1', '2'], [None, None], [None, None]]
+    ]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -34,6 +35,7 @@ from harkd.explore import (
     slide_range,
 )
 from harkd.language import label_in_words
+from harkd.marks import Mark
 from harkd.preprocess import cut_windows
 from harkd.split import BatchLoader, by_subject, kfold_splits
 from harkd.student import STUDENTS, make_student
@@ -1023,3 +1025,38 @@ def test_the_depth_frame_changes_with_the_cursor(with_depth, tmp_path):
                 check_layout(explorer, width)
     finally:
         servers.stop(process)
+
+
+def test_marks_are_kept_and_those_of_another_hand_are_read(data):
+    "What is in the file counts: another page may have written there"
+    panel = ControlPanel(data, lambda: None)
+    panel.controls['name'].value = 'first'
+    panel.mark(0.2, 0.6)
+    other = Mark(panel.recording, 0.7, 0.9, 'second')
+    panel.keep_marks([*panel.marks, other, other])
+    try:
+        assert [m.name for m in panel.marks] == ['first', 'second']
+        assert [m for _, m in panel.controls['marks'].options] == panel.marks
+        assert not panel.controls['forget'].disabled
+    finally:
+        panel.keep_marks([])
+    assert panel.marks == [] and panel.controls['forget'].disabled
+
+
+def test_a_dropped_file_is_shown_with_notes_or_refused_with_the_reason(spar_data, tmp_path):
+    explorer = AttributionExplorer(data=spar_data)
+    t = np.arange(600) / 50
+    table = pd.DataFrame({'time': t, 'acc_x': np.sin(9 * t), 'acc_y': 0.5, 'acc_z': 9.81})
+    table.round(4).to_csv(tmp_path / 'walk.csv', index=False)
+    said = explorer._open_dropped(tmp_path / 'walk.csv')
+    assert re.match(r'walk\.csv: \w+.*; ', said) and explorer.source.value == 'walk.csv'
+    assert explorer.views[0].rows == ('acc_x', 'acc_y', 'acc_z')
+    (tmp_path / 'bad.csv').write_text('hello\n')
+    assert explorer._open_dropped(tmp_path / 'bad.csv') == ''
+    assert 'bad.csv was not opened' in explorer.message.value
+
+
+def test_a_notebook_shows_the_page_of_the_explorer(spar_data):
+    shown = AttributionExplorer(data=spar_data)._repr_mimebundle_()
+    shown = shown[0] if isinstance(shown, tuple) else shown
+    assert 'application/vnd.jupyter.widget-view+json' in shown

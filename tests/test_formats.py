@@ -22,6 +22,7 @@ from harkd.formats import (
     format_table,
     make_files,
     open_trained,
+    out_of_fold,
     plot_pareto,
 )
 from harkd.metrics import calibration_error, fit_temperature
@@ -351,3 +352,22 @@ def test_bundles_of_all_formats_pass_the_public_checks(run, tmp_path):
         wanted.remove((Bundle(folder).about['format'], Bundle(folder).about['precision']))
         check_bundle_suite(folder)
     assert not wanted
+
+
+def test_predictions_out_of_fold_keep_their_subjects(run):
+    logits, labels, subjects = out_of_fold(run)
+    assert len(logits) == len(labels) == len(subjects) > 30
+    assert len(set(subjects)) > 3 and (logits.argmax(1) == labels).mean() > 0.1
+
+
+def test_filled_marks_are_onnx_hollow_ones_tflite_and_stars_int8():
+    kinds = ('onnx fp32', 'onnx int8', 'tflite fp32', 'tflite int8')
+    rows = [
+        dict(model='m', format=k, bytes=1000 * i, accuracy=i / 10) for i, k in enumerate(kinds, 1)
+    ]
+    drawn = plot_pareto(rows).lines[:4]
+    assert [line.get_marker() for line in drawn] == ['o', '*', 'o', '*']
+    filled = [line.get_markerfacecolor() != 'none' for line in drawn]
+    assert filled == [True, True, False, False]
+    places = [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in drawn]
+    assert places == [(i, pytest.approx(10 * i)) for i in range(1, 5)]

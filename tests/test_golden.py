@@ -31,6 +31,7 @@ from harkd.cost import count_macs, count_params
 from harkd.data import load_dataset
 from harkd.depth_maps import body_box, depth_grid, motion_maps, project_depth
 from harkd.depth_networks import FactoredVideoNet, clip_channels, depth_views, warp_clips
+from harkd.distill import soft_target_picture
 from harkd.dual_branch import DualBranchEncoder, signal_patches
 from harkd.encoder import WearableEncoder, band_energies, filterbank, unit_batch
 from harkd.explore import ExplorerData, ExplorerState, attribution_figure
@@ -365,6 +366,11 @@ def of_drawing(figure):
     return [' | '.join(words), *(round(v, 6) for v in numbers)]
 
 
+def made_up_training(alpha, temperature):
+    steps = [dict(epoch=k, loss=3 / (k + 1), ce=2 / (k + 1), kd=alpha / (k + 1)) for k in range(4)]
+    return steps, 0.5 + alpha / temperature
+
+
 def live_pictures():
     "Of the chapters, with their controls at the beginning and at the end"
     found = {}
@@ -375,6 +381,10 @@ def live_pictures():
         for end in (0, -1):
             values = {k: c.choices[end] for k, c in controls.items()}
             found[f'{name} {end}'] = of_drawing(plotly_figure(draw(**values)))
+    logits, classes = noise(5, 4), tuple('abcd')
+    for window, alpha in ((0, 0.7), (3, 0.0)):
+        drawn = soft_target_picture(logits, classes, made_up_training, window, alpha, 4.0)
+        found[f'soft targets {window}'] = of_drawing(plotly_figure(drawn))
     return found
 
 

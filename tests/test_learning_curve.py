@@ -132,6 +132,7 @@ def test_the_figure_shows_means_over_folds_and_seeds():
 
 
 def test_minirocket_stands_on_the_curve_too(tmp_path, monkeypatch):
+    pytest.importorskip('aeon')
     quick = partial(make_classifier, kernels=84)
     monkeypatch.setattr('harkd.learning_curve.make_classifier', quick)
     row = run_point(TINY, tmp_path, 'minirocket', 4, 0, 0)

@@ -204,9 +204,15 @@ BREAKS = {  # law: a loss that keeps the others and breaks it
     'gradcheck': lambda s, t: mean(s - t) + (s - s.detach()).sum(),
     'order': lambda s, t: mean((s - t) * torch.arange(8.0)[:, None]),
 }
+INFINITE = (lambda s, t: (-s).exp().mean(), lambda s, t: t.exp().mean() + 0 * s.sum())
 
 
 @pytest.mark.parametrize('law', LAW_NAMES)
 def test_a_loss_that_breaks_a_law_is_found_out(law):
     good = check_law(hint_loss, law, (8, 7, 3)) and check_law(sp_loss, law, (8, 7, 3))
     assert good is True and not check_law(BREAKS[law], law, (8, 5))
+
+
+@pytest.mark.parametrize('k', range(len(INFINITE)))
+def test_a_loss_that_is_infinite_for_one_sign_is_found_out(k):
+    assert check_law(hint_loss, 'finite', (8, 7, 3)) and not check_law(INFINITE[k], 'finite')

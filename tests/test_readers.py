@@ -3,8 +3,10 @@
 import io
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -306,3 +308,22 @@ def test_a_damaged_header_of_a_pickled_array_is_named(tmp_path, wrong):
     path.write_bytes(raw.replace(b'()', wrong + b')', 1))
     with pytest.raises(BadRecording, match='watch_dataset.npy: not a pickled array'):
         read_pickled_npy(path)
+
+
+def test_a_compressed_variable_is_checked_as_one_that_is_not():
+    "Each byte of it damaged, or not: refused, or let through, in both forms"
+    file = io.BytesIO()
+    scipy.io.savemat(file, {'c': np.array([[{'q': 1.0}, 'x']], object)})
+    whole, verdicts = file.getvalue(), {True: [], False: []}
+    for at in range(128, len(whole)):
+        element = whole[128:at] + bytes([whole[at] ^ 0x15]) + whole[at + 1 :]
+        packed = zlib.compress(element)
+        for compressed in (True, False):
+            body = struct.pack('<II', 15, len(packed)) + packed if compressed else element
+            try:
+                check_mat(whole[:128] + body)
+                verdicts[compressed].append('let through')
+            except ValueError:
+                verdicts[compressed].append('refused')
+    assert verdicts[True] == verdicts[False]
+    assert 20 < verdicts[True].count('refused') < len(whole) - 148
