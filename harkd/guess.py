@@ -1429,12 +1429,16 @@ def _labels_and_names(kept, guess):
     first = next(iter(kept.values()))
     column = first.label if '(' not in given else ''
     words = _activities_in(kept, column) if column else set()
-    if column and len(words) == 1 and not given:
-        guess.guessed.append(
-            f"the column '{column}' is '{next(iter(words))}' in every row: no activity"
-        )
-        column = ''
     paths = _relative(list(kept))
+    if column and len(words) == 1 and not given:
+        only = next(iter(words))
+        plan = plan_names(paths, False)
+        certain = plan.label is not None and 'label' not in plan.doubtful
+        if certain or not re.search(LABEL, column, re.I):
+            guess.guessed.append(f"the column '{column}' is '{only}' in every row: no activity")
+            column = ''
+        else:
+            guess.warn(f"one activity only ('{only}'): a run needs two")
     named = bool(given) or re.search(LABEL, column, re.I) or any(map(is_activity, words))
     if column and not named:
         column = _unnamed_label(column, words, plan_names(paths, False), guess)

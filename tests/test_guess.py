@@ -357,6 +357,17 @@ def test_letters_after_a_person_are_near_names(tmp_path):
         (['anna_x', 'ben_x'], None, None, {'subject', 'label'}),
         (['run_anna', 'run_ben', 'sit_anna', 'sit_ben'], 'anna', 'run', set()),
         (['p1_walk_run', 'p2_sit_lie'], 'p1', None, {'label'}),
+        (
+            [
+                f'{a}_{w}_{p}'
+                for a in ('run', 'sit')
+                for w in ('ann', 'bob')
+                for p in ('lab', 'home')
+            ],
+            None,
+            'run',
+            {'subject'},
+        ),
     ],
 )
 def test_places_of_paths(paths, subject, label, unknown):
@@ -534,6 +545,9 @@ def test_a_counter_is_no_clock_and_times_of_the_day_are(tmp_path):
     assert guess.manifest['fs'] == 50
     data = load_dataset('sessions', tmp_path / 'study')
     assert data.recordings[0].duration == pytest.approx(12, abs=0.1)
+    named = {'time_index': make['counter'], 'time_s': lambda t, k: t.t}
+    columns_of(tmp_path / 'named', 'time_index,time_s,acc_x,acc_y,acc_z', **named)
+    assert guess_manifest(tmp_path / 'named').manifest['time'] == {'column': 'time_s', 'unit': 's'}
     columns_of(tmp_path / 'alone', 'counter,acc_x,acc_y,acc_z', **make)
     assert 'how many samples per second' in guess_manifest(tmp_path / 'alone').unknown['fs']
 
@@ -569,7 +583,13 @@ def test_a_column_of_one_word_and_words_of_devices_are_no_activity(tmp_path):
     assert 'label' not in guess.manifest and set(guess.recordings.label) == {'sit', 'run'}
     raw = columns_of(tmp_path / 'two', header, firmware=lambda t, k: 'ab'[k // 2])
     assert 'label' not in guess_manifest(raw).manifest
+    raw = columns_of(tmp_path / 'task', f'{header[:-8]}task', task=lambda t, k: 'x')
+    assert 'label' not in guess_manifest(raw).manifest  # the names say sit and run
     names = ('p1_x1', 'p1_x2', 'p2_x1', 'p2_x2')  # no activity in the names either
+    raw = columns_of(tmp_path / 'only', f'{header[:-8]}task', names, task=lambda t, k: 'x')
+    guess = guess_manifest(raw)
+    assert guess.manifest['label'] == 'task'
+    assert "warning: one activity only ('x'): a run needs two" in guess.guessed
     raw = columns_of(tmp_path / 'asked', header, names, firmware=lambda t, k: 'v1.2b')
     assert 'what was done?' in guess_manifest(raw).unknown['label']
     raw = columns_of(tmp_path / 'weak', header, names, firmware=lambda t, k: 'ab'[k % 2])
