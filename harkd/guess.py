@@ -529,7 +529,7 @@ def _merge_places(sample, places):
 
 
 def _given_channels(sample, answers):
-    "What answers such as columns.acc = 'a,b,c' say"
+    "Channels that were given, such as columns.acc = 'a,b,c'"
     for key, value in answers.items():
         if not key.startswith('columns.'):
             continue
@@ -1271,7 +1271,7 @@ def _seamless(time, bounds, period):  # do the stretches follow each other when 
 
 # %% ../nbs/00d_guess.ipynb #52e5a825
 def _ask_for(guess, table, first, plan):
-    "Questions about who moved and what was done, where neither names, columns nor answers say it"
+    "Questions about who moved and what was done, where names and columns do not say it"
     answers = guess.answers
     if 'time' not in guess.manifest and 'fs' not in answers:
         why = 'no column of time was found'

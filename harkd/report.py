@@ -615,10 +615,10 @@ GOALS = (
         partial(_clear_probes, ('spar', 'motionsense', 'selfback')),
     ),
     Goal(
-        'depth alone, official split, average of the baselines (%)',
+        'depth alone, official split, average of both baselines and C3D (%)',
         90.0,
-        'utd_depth',
-        partial(_model_percent, 'utd_depth', 'depth_average'),
+        'utd_depth, then utd_video_distill',
+        partial(_model_percent, 'utd_depth_ensembles', 'depth_average_c3d'),
     ),
     Goal(
         'gain by the encoder as a teacher, conv_20k (points)',
