@@ -4,14 +4,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from harkd.data import load_dataset
 from harkd.depth_maps import (
     DepthConfig,
+    _orientations,
     average_scores,
     body_box,
     depth_grid,
     motion_bounds,
+    motion_hog,
     motion_maps,
     project_depth,
     render_depth,
@@ -48,6 +51,7 @@ def test_an_empty_video_has_no_body_and_no_motion():
     empty = np.zeros((5, 6, 7), np.uint16)
     assert body_box(empty) == (slice(0, 6), slice(0, 7))
     assert not motion_maps(empty, 4).any() and not depth_grid(empty, 2, 8).any()
+    assert not motion_hog(empty).any()
 
 
 def test_place_in_the_image_and_distance_do_not_matter():
@@ -57,6 +61,8 @@ def test_place_in_the_image_and_distance_do_not_matter():
     np.testing.assert_allclose(motion_maps(here, 8), motion_maps(there, 8), atol=1e-6)
     np.testing.assert_allclose(motion_maps(here, 8), motion_maps(farther, 8), atol=1e-6)
     np.testing.assert_allclose(depth_grid(here), depth_grid(there), atol=1e-6)
+    np.testing.assert_allclose(motion_hog(here), motion_hog(there), atol=1e-6)
+    np.testing.assert_allclose(motion_hog(here), motion_hog(farther), atol=1e-6)
 
 
 def test_left_and_right_differ():
@@ -65,6 +71,46 @@ def test_left_and_right_differ():
     a, b = (motion_maps(d, 8).reshape(3, 7, 2, 8, 8) for d in (right, left))
     assert np.abs(a - b).max() > 0.1
     np.testing.assert_allclose(a[0, 0, :, :, ::-1], b[0, 0], atol=1e-6)  # mirrored, not equal
+
+
+def edges_by_hand(image, n):  # (h,w) to (n,h,w), pixel by pixel
+    h, w = image.shape
+    found = np.zeros((n, h, w))
+    for y in range(h):
+        for x in range(w):
+            across = image[y, min(x + 1, w - 1)] - image[y, max(x - 1, 0)]
+            down = image[min(y + 1, h - 1), x] - image[max(y - 1, 0), x]
+            place = (np.degrees(np.arctan2(down, across)) % 180) / (180 / n)
+            lower, share = int(place), place - int(place)
+            found[lower % n, y, x] += np.hypot(across, down) * (1 - share)
+            found[(lower + 1) % n, y, x] += np.hypot(across, down) * share
+    return found
+
+
+def test_gradients_are_shared_between_the_two_nearest_directions():
+    image = np.random.default_rng(0).random((2, 6, 7))
+    found = _orientations(torch.tensor(image), 9)
+    for k in range(2):
+        np.testing.assert_allclose(found[k], edges_by_hand(image[k], 9), atol=1e-9)
+
+
+def test_an_upright_edge_is_direction_0_and_a_level_edge_90_degrees():
+    upright = torch.zeros(1, 8, 8)
+    upright[:, :, 4:] = 1
+    assert _orientations(upright, 9).sum((0, 2, 3)).nonzero().flatten().tolist() == [0]
+    level = _orientations(upright.transpose(1, 2), 9).sum((0, 2, 3))
+    assert level.nonzero().flatten().tolist() == [4, 5]  # 90° lies between 80° and 100°
+    assert level[4].item() == pytest.approx(level[5].item())
+
+
+def test_each_map_of_histograms_has_length_1_and_empty_cells_stay_empty():
+    hog = motion_hog(moving_block(), levels=(1,)).reshape(3, 2, 9, 7, 7)
+    np.testing.assert_allclose(np.square(hog).sum((2, 3, 4)), 1, atol=1e-4)
+    still = np.zeros((6, 40, 40), np.uint16)
+    still[:, 30:, :] = 2000  # legs; only a hand in the upper left corner moves
+    still[::2, :6, :6] = 2000
+    front = motion_hog(still, levels=(1,)).reshape(3, 2, 9, 7, 7)[0, 0]
+    assert front[:, 0, 0].any() and not front[:, -1].any()
 
 
 def test_sections_hold_equal_motion_not_equal_time():
@@ -112,6 +158,8 @@ def test_the_nearer_ball_hides_the_farther():
 def test_one_frame_has_no_motion():
     with pytest.raises(ValueError, match='at least 2 frames, got 1'):
         motion_maps(moving_block(t=1))
+    with pytest.raises(ValueError, match='at least 2 frames, got 1'):
+        motion_hog(moving_block(t=1))
 
 
 @pytest.mark.parametrize('results', ['', 'mine'])
