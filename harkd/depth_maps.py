@@ -318,9 +318,7 @@ def average_scores(
 
 # %% ../nbs/04g_depth_maps.ipynb #d3232d16
 def _base_models(names):  # Models without averages that are needed for `names`
-    return {
-        base for n in names for base in (_base_models(_AVERAGES[n]) if n in _AVERAGES else {n})
-    }
+    return {base for n in names for base in (_base_models(_AVERAGES[n]) if n in _AVERAGES else {n})}
 
 
 def _imu_scores(cfg, split, part, seed):

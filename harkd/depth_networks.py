@@ -363,8 +363,8 @@ def make_depth_network(
     if cfg.network == 'r2plus1d':
         return FactoredVideoNet(classes, cfg.width)
     if cfg.network == 'c3d':
-        size = dict(frames=cfg.frames, size=cfg.size, hidden=16 * cfg.width)
-        return C3D(classes, cfg.width, **size, norm=True, drop=0.5, conv_drop=0.1)
+        size = dict(frames=cfg.frames, size=cfg.size, hidden=32 * cfg.width)
+        return C3D(classes, cfg.width, **size, norm=True, drop=0.3)
     if cfg.network != 'trn':
         return make_video_network(cfg.network, classes, cfg.width)
     return RelationTeacher(classes, 8, cfg.width, (1, 1, 1, 1), semantic=128, hidden=128)
