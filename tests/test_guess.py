@@ -58,6 +58,13 @@ def test_how_a_file_is_written(tmp_path, written, expected):
     assert sniff_format(table(tmp_path / 'a.csv', **written)) == expected
 
 
+@pytest.mark.parametrize('sep', ['\t', ';'])
+def test_a_decimal_comma_without_a_zero_before_it_is_no_separator(tmp_path, sep):
+    rows = [sep.join((str(k), f',{k + 10}', f',{k + 50}')) for k in range(30)]
+    (tmp_path / 'a.csv').write_text('\n'.join([sep.join('txy'), *rows]))
+    assert sniff_format(tmp_path / 'a.csv') == TableFormat(sep, ',')
+
+
 @pytest.mark.parametrize(
     'text, says',
     [
@@ -84,6 +91,9 @@ def test_what_is_no_table_is_refused(tmp_path, text, says):
         ('gravity.x', ('gravity', 'x')),
         ('magneticField.y', ('mag', 'y')),
         ('y', ('', 'y')),
+        ('rotx', ('gyro', 'x')),
+        ('gravz', ('gravity', 'z')),  # of five letters, at most
+        ('accelx', None),
         ('heart_rate', None),
         ('complex', None),
     ],
@@ -167,6 +177,9 @@ def test_what_the_names_of_files_say():
     assert names(*folders) == ('p1', None, [])
     lone = [f'p{k}_wrist.csv' for k in (1, 2)]  # one device for all: no second stream
     assert names(*lone) == ('p1', None, [])
+    other = [f'p{k}_{what}.csv' for k in (1, 2) for what in ('wrist', 'coffee')]
+    assert names(*other) == ('p1', None, [])  # one word of a place is no device: none is
+    assert names('p1_sit.csv', 'anna_sit.csv', 'p2_sit.csv')[0] is None  # nor a person
 
 
 def test_files_of_devices_are_known(tmp_path):

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harkd.data import BadRecording, load_dataset
+from harkd.distill import DistillConfig
 from harkd.inspect import check_command, check_study, new_command
 from harkd.preprocess import cut_windows, downsample
 from harkd.sessions import read_manifest, reader_notes
@@ -555,6 +556,11 @@ def test_check_says_what_was_left_out_and_what_a_run_needs(tmp_path):
     assert {'memory', 'time', 'left out', 'folds'} <= set(report.facts)
     page = report.to_html(tmp_path / 'page.html')
     assert page.count('data:image/png;base64') == 4 and '<script' not in page
+    cfg = DistillConfig()  # three models of each seed and fold
+    assert f'({3 * 3 * cfg.seeds * cfg.steps:,} steps; ' in report.facts['time']
+    report = check_study(tmp_path, folds=4)
+    assert [p.split(':')[0] for p in report.problems] == ['folds'] and 'memory' in report.facts
+    assert 'time' not in report.facts  # of a run that cannot start
 
 
 @pytest.mark.parametrize('name', ['wisdm', 'sp_sw_har'])

@@ -9,7 +9,7 @@ import pytest
 
 from harkd.data import BadRecording, load_dataset
 from harkd.distill import DistillConfig, open_run, run_distill
-from harkd.sessions import unit_scale
+from harkd.sessions import study_problems, unit_scale
 from tests.conftest import data
 
 STANDARD_GRAVITY = 9.80665
@@ -170,6 +170,14 @@ def test_a_broken_folder_names_what_is_broken(tmp_path, case):
     damage(tmp_path)
     with pytest.raises((BadRecording, FileNotFoundError), match=says):
         load_dataset('sessions', tmp_path)
+
+
+def test_without_a_manifest_no_other_problem_is_looked_for(tmp_path):
+    (problem,) = study_problems(tmp_path)
+    assert 'manifest.json' in problem
+    (tmp_path / 'manifest.json').write_text('{"streams": ')
+    (problem,) = study_problems(tmp_path)
+    assert 'manifest.json' in problem
 
 
 G = 9.80665
