@@ -1,5 +1,7 @@
 "What `harkd new` guesses about files, units and names (chapter 00d), each rule at its limits"
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +20,7 @@ from harkd.guess import (
     guess_time_unit,
     is_activity,
     name_sensor,
+    new_command,
     plan_names,
     sample_file,
     sniff_format,
@@ -283,6 +286,19 @@ def test_a_written_study_names_its_files_from_the_folder(tmp_path):
     assert rows.file.tolist() == ['../raw/p1.csv', '../raw/p2.csv']
     with pytest.raises(FileExistsError, match='is there already'):
         write_new_study(tmp_path / 'study', tmp_path / 'raw', yes=True)
+
+
+def test_the_command_says_what_was_guessed_or_why_nothing_was_written(tmp_path):
+    for k in (1, 2):
+        logger_file(tmp_path / 'raw' / f'p{k}.csv', label='sit,walk')
+    lines, study = [], tmp_path / 'study'
+    assert new_command(study, tmp_path / 'raw', yes=True, say=lines.append) == 0
+    guessed = json.loads((study / 'manifest.json').read_text())['guessed']
+    assert lines[0] == f'2 recordings in {study}/recordings.csv. Guessed:'
+    assert lines[1:-1] == [f'  {line}' for line in guessed] and len(guessed) > 3
+    assert f'{study}/manifest.json' in lines[-1]
+    assert new_command(study, tmp_path / 'raw', yes=True, say=lines.append) == 1
+    assert lines[-1].startswith('harkd new: ') and 'is there already' in lines[-1]
 
 
 def test_sensors_without_names_are_taken_in_order(tmp_path):
