@@ -26,7 +26,7 @@ from harkd.formats import (
     plot_pareto,
 )
 from harkd.metrics import calibration_error, fit_temperature
-from harkd.quantize import check_decisions, compare_decisions, peak_activations
+from harkd.quantize import bits_picture, check_decisions, compare_decisions, peak_activations
 from harkd.runs import Run, load_model, read_json, save_model, write_json
 from harkd.runtime import BadBundle, Bundle
 from harkd.testing import check_bundle as check_bundle_suite
@@ -371,3 +371,32 @@ def test_filled_marks_are_onnx_hollow_ones_tflite_and_stars_int8():
     assert filled == [True, True, False, False]
     places = [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in drawn]
     assert places == [(i, pytest.approx(10 * i)) for i in range(1, 5)]
+
+
+def test_accuracy_by_bits_is_that_of_the_rounded_model():
+    "Where the labels are the model's own decisions it is their share that stays; else the rest"
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 2)).eval()
+    x = torch.randn(50, 4, 2)
+    decided = model(x).argmax(1).numpy()
+    for y, shares in ((decided, lambda kept: kept), (1 - decided, lambda kept: 100 - kept)):
+        picture = bits_picture(model, x, y, bits=3)
+        same, right, chosen = picture.panels[0].traces
+        assert same.x.tolist() == right.x.tolist() == list(range(2, 13))
+        assert same.y[0] < 100 and same.y[-1] == 100  # two bits are too few, twelve enough
+        np.testing.assert_allclose(right.y, shares(same.y), atol=1e-4)
+        assert chosen.x.tolist() == [3] and f'{same.y[1]:.1f} % of the decisions' in picture.title
+
+
+@pytest.mark.parametrize('by_channel', [True, False])
+def test_a_change_below_half_the_margin_keeps_the_decision(by_channel):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 3)).eval()
+    x = torch.randn(40, 4, 2)
+    picture = bits_picture(model, x, np.zeros(40, int), 3, by_channel)
+    change, safe = (trace.y for trace in picture.panels[1].traces)
+    top = model(x).detach().sort(1).values
+    np.testing.assert_allclose(safe, ((top[:, 2] - top[:, 1]) / 2).sort().values, rtol=1e-5)
+    kept = float(picture.title.split(':')[1].split('%')[0])
+    assert 100 * (change < safe).mean() <= kept < 100
+    assert f'one scale a {"channel" if by_channel else "layer"}' in picture.title
