@@ -293,6 +293,37 @@ def test_a_file_may_lose_half_a_point_and_gain_any(worse, accepted):
             check_decisions(runner, TableModel(want), x, y, 'int8')
 
 
+@pytest.mark.parametrize(
+    'precision, margin, accepted',
+    [
+        ('int8', 0.02, True),
+        ('int8_dynamic', 0.02, True),
+        ('fp16', 0.02, False),
+        ('int8', 2.0, False),
+        ('fp16', 2.0, False),
+    ],
+)
+def test_only_int8_may_decide_windows_without_margin_otherwise(precision, margin, accepted):
+    "Of 200 windows ten are decided otherwise, half of them rightly; the others have a margin"
+    want = np.float32([[0.0, 2.0]] * 200)
+    want[:10, 1] = margin
+    got = want.copy()
+    got[:10] = got[:10, ::-1]
+    y = np.r_[np.zeros(5, int), np.ones(195, int)]
+    x = torch.arange(200.0)[:, None, None]
+
+    def runner(x):
+        return got[x[:, 0, 0].astype(int)]
+
+    if accepted:
+        found = check_decisions(runner, TableModel(want), x, y, precision)
+        assert (found['same'], found['same_sure']) == (0.95, 1.0)
+    else:
+        of_sure = ', and in 95.00% of the 200 that' if precision == 'int8' else ' [(]9'
+        with pytest.raises(ExportMismatch, match=f'in 95.00% of 200 windows{of_sure}'):
+            check_decisions(runner, TableModel(want), x, y, precision)
+
+
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 def test_one_logit_that_is_no_number_refuses_a_file(bad):
     logits = np.zeros((5, 3))
