@@ -87,8 +87,9 @@ def _line_end(lines, sep, cells):
 def _decimal(cells, sep):
     if sep == ',':
         return '.'
-    commas = sum(bool(re.fullmatch(r'\s*-?\d+,\d+\s*', c)) for row in cells for c in row)
-    points = sum(bool(re.fullmatch(r'\s*-?\d+\.\d+\s*', c)) for row in cells for c in row)
+    numbers = [c for row in cells for c in row if _is_number(c, '.,')]
+    commas = sum(',' in c for c in numbers)
+    points = sum('.' in c for c in numbers)
     return ',' if commas > points else '.'
 
 

@@ -651,7 +651,7 @@ class TorchvisionVideo(HarModel):
         self,
         x: Tensor,  # (b,t,3,h,w) in [0,1]
     ) -> Features:  # Logits only, which is what soft targets need
-        return Features(self.network(x.transpose(1, 2)), None)
+        return Features(self.network(x.transpose(1, 2)), None, ())
 
 # %% ../nbs/04a_video.ipynb #04a5e006
 def make_video_network(

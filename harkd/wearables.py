@@ -108,23 +108,13 @@ def _parse_row_by_row(lines, columns, where, sep):
             raise BadRecording(
                 f'{where}: row {number} has {len(fields)} fields, expected {columns}'
             )
-        rows.append((number, fields))
+        try:
+            rows.append([float(field) for field in fields])
+        except ValueError:
+            raise BadRecording(f'{where}: row {number} is not all numbers') from None
     if not rows:
         raise BadRecording(f'{where}: has no rows')
-    try:
-        return np.array([fields for _, fields in rows], dtype=float)
-    except ValueError:
-        raise BadRecording(f'{where}: row {_first_text_row(rows)} is not all numbers') from None
-
-
-def _first_text_row(rows):
-    for number, fields in rows:
-        for field in fields:
-            try:
-                float(field)
-            except ValueError:
-                return number
-    return 0
+    return np.array(rows)
 
 # %% ../nbs/00f_wearables.ipynb #5ea713af
 def channel_names(*sensors: str) -> tuple[str, ...]:

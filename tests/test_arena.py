@@ -5,6 +5,7 @@ import pytest
 
 from harkd.arena import (
     ArenaConfig,
+    _class_weights,
     arena_macro_f1,
     arena_splits,
     arena_table,
@@ -51,6 +52,11 @@ def test_a_class_that_is_nowhere_counts_as_zero():
     y = np.array([0, 0, 1])
     assert arena_macro_f1(y, y, 4) == 0.5
     assert arena_macro_f1(y, np.array([0, 0, 2]), 4) == 0.25
+
+
+def test_a_class_weighs_by_how_seldom_it_is():
+    "4/3 and 4, over their mean 8/3; a class without a window weighs nothing"
+    assert _class_weights(np.array([0, 0, 0, 1]), 3).tolist() == [0.5, 1.5, 0.0]
 
 
 def test_test_subjects_need_the_word(tmp_path):

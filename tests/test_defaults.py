@@ -67,7 +67,8 @@ def of_dataclass(cls):
 
 
 def methods(cls):
-    own = [(n, m) for n, m in vars(cls).items() if inspect.isfunction(m)]
+    own = [(n, getattr(m, '__func__', m)) for n, m in vars(cls).items()]
+    own = [(n, m) for n, m in own if inspect.isfunction(m)]
     return [(n, m) for n, m in own if n == '__init__' or not n.startswith('_')]
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,16 +28,19 @@ from harkd.runtime import (
     Bundle,
     DecisionSmoother,
     PacketSpreader,
+    SignalLevels,
     StreamingClassifier,
     StreamResampler,
     _chunks,
     _scale_factors,
+    _tflite,
     seal_bundle,
     stream_csv,
 )
 from harkd.runtime import main as run_command
 from harkd.split import BatchLoader, by_subject
 from harkd.student import make_student
+from harkd.tflite import tflite_runner
 from tests.conftest import ROOT
 
 
@@ -344,6 +348,84 @@ def test_another_unit_is_noticed_and_a_factor_for_its_sensor_mends_it(made, fact
     assert decided(made[0], csv_text(t, x * factor), scale=str(1 / factor))[1] == right
     with pytest.raises(ValueError, match="the bundle reads no 'gyro', only acc_x"):
         decided(made[0], csv_text(t, x), scale='gyro=0.0174533')
+
+
+@pytest.mark.parametrize(
+    'sensor, trained, factor, warns',
+    [
+        ('acc', 9.8, 0.34, False),
+        ('acc', 9.8, 0.33, True),
+        ('acc', 9.8, 2.99, False),
+        ('acc', 9.8, 3.01, True),
+        ('acc', 7.9, 0.01, False),  # without gravity a sensor may rest
+        ('gyro', 9.8, 0.0, False),
+        ('gyro', 9.8, 14.9, False),
+        ('gyro', 9.8, 15.1, True),
+    ],
+)
+def test_how_far_a_sensor_may_be_from_its_training(sensor, trained, factor, warns):
+    mean, std = np.array([0.6, 0.0, 0.0]) * trained, np.array([0.0, 0.8, 0.0]) * trained
+    levels = SignalLevels([f'{sensor}_{a}' for a in 'xyz'], mean, std, least=3)
+    row = np.array([[0.0, 0.0, factor * trained]])
+    assert levels.add(np.repeat(row, 2, 0)) == []  # too few samples
+    found = levels.add(np.concatenate([row, [[np.nan, 0.0, 0.0]]]))
+    assert bool(found) is warns and levels.add(row) == []  # said once
+
+
+def test_stamps_and_values_that_no_sensor_gives_are_left_out():
+    "From 2**52 samples on a stamp cannot tell two of them apart"
+    late, strong = 2.0**52 / 64, 1e6
+    cases = {np.nextafter(late, 0): 0, late: 1, -late: 1, np.nan: 1, np.inf: 1}
+    for stamp, left_out in cases.items():
+        resampler = StreamResampler(2, 64.0)
+        assert resampler.push(np.array([stamp]), np.zeros((1, 2))) == []
+        assert resampler.left_out == left_out and (resampler.newest is None) == bool(left_out)
+    for value, left_out in {np.nextafter(strong, 0): 0, strong: 1, -strong: 1, np.nan: 1}.items():
+        resampler = StreamResampler(2, 64.0)
+        resampler.push(np.zeros(1), np.array([[0.0, value]]))
+        assert resampler.left_out == left_out
+
+
+class DoublingInterpreter:
+    "Of a file whose type is its content: twice the last sample, in the steps of its numbers"
+
+    def __init__(self, model_content, num_threads=1):
+        self.kind = np.dtype(model_content.decode())
+        self.steps = {np.dtype('int8'): (0.5, 3)}.get(self.kind, (0.0, 0))
+
+    def allocate_tensors(self):
+        pass
+
+    def get_input_details(self):
+        return [dict(index=0, dtype=self.kind.type, quantization=self.steps)]
+
+    def get_output_details(self):
+        scale, zero = self.steps
+        return [dict(index=1, dtype=self.kind.type, quantization=(2 * scale, zero - 1))]
+
+    def set_tensor(self, index, value):
+        assert (index, value.dtype, value.ndim) == (0, self.kind, 3)
+        self.value = value[:, -1]
+
+    def invoke(self):
+        int8 = self.kind == 'int8'
+        self.result = np.maximum(self.value, -127) - 1 if int8 else 2 * self.value
+
+    def get_tensor(self, index):
+        return self.result
+
+
+@pytest.mark.parametrize('make', [_tflite, tflite_runner], ids=['bundle', 'chapter'])
+@pytest.mark.parametrize('kind, last', [('float32', [0.3, -1.2]), ('int8', [0.5, -1.0])])
+def test_int8_files_are_fed_and_read_in_their_steps(monkeypatch, make, kind, last):
+    module = SimpleNamespace(Interpreter=DoublingInterpreter)
+    monkeypatch.setitem(sys.modules, 'ai_edge_litert', SimpleNamespace(interpreter=module))
+    monkeypatch.setitem(sys.modules, 'ai_edge_litert.interpreter', module)
+    windows = np.array([[[0.0, 0.0], [0.3, -1.2]], [[0.0, 0.0], [900.0, -900.0]]], np.float32)
+    found = make(kind.encode(), 1)(windows)
+    largest = 900.0 if kind == 'float32' else 0.5 * (127 - 3)
+    least = -900.0 if kind == 'float32' else 0.5 * (-127 - 3)
+    np.testing.assert_allclose(found, 2 * np.array([last, [largest, least]]), atol=1e-6)
 
 
 def test_a_factor_must_name_its_sensor_where_there_are_two():

@@ -20,6 +20,7 @@ from harkd.distill import (
     DistillConfig,
     StudentWithProjectors,
     _baseline_lines,
+    _fit_teacher,
     _fold_student,
     check_experiment,
     check_methods,
@@ -400,6 +401,15 @@ def test_a_trained_teacher_is_loaded(run, windows):
     was = (here / 'teacher/model.safetensors').stat().st_mtime_ns
     assert train_teacher(TINY, here, loader, 'fusion', inputs, 0).inputs == inputs
     assert (here / 'teacher/model.safetensors').stat().st_mtime_ns == was
+
+
+@pytest.mark.parametrize('pretrained_on, share', [(None, 1.0), ({'synth': ['s9']}, 0.25)])
+def test_a_pretrained_teacher_learns_at_a_quarter_of_the_rate(monkeypatch, pretrained_on, share):
+    rates = []
+    monkeypatch.setattr('harkd.distill.train', lambda *args, **kw: rates.append(args[3].lr))
+    cfg = replace(CFG, lr=0.008)
+    _fit_teacher(SimpleNamespace(pretrained_on=pretrained_on), None, None, cfg, 0, '')
+    assert rates == [share * cfg.teacher_training(0).lr]
 
 
 def test_an_ensemble_of_kinds(windows):

@@ -1,5 +1,7 @@
 "A new user's windows and a personal classifier (chapter 06c)"
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,10 +13,12 @@ from harkd.enrol import (
     PersonalClassifier,
     draw_windows,
     enrol,
+    enrol_marks,
     enrolment_split,
     enrolment_table,
     personal_scores,
 )
+from harkd.marks import Mark
 from harkd.preprocess import cut_windows
 from harkd.runs import DamagedFile
 from harkd.synth import synth_dataset
@@ -137,6 +141,16 @@ def test_no_window_of_the_test_reaches_the_classifier(windows):
     hidden[pool] = np.nan
     with pytest.raises(ValueError, match='NaN'):
         personal_scores(cfg, windows, 's2', {'student': hidden}, base, trained)
+
+
+@pytest.mark.parametrize(
+    'lengths, longest', [((0.4, 0.9), '2 marks, .* 0.90'), ((), '0 marks, .* 0.00')]
+)
+def test_marks_that_are_shorter_than_a_window_are_refused(windows, lengths, longest):
+    recording = windows.table.recording.iloc[0]
+    marks = [Mark(recording, 0.1, 0.1 + length, 'sit') for length in lengths]
+    with pytest.raises(ValueError, match=f'inside of {longest} s; a window lasts 0.98 s'):
+        enrol_marks(None, SimpleNamespace(windows=windows), marks)
 
 
 def test_the_table_shows_gains_over_subjects():

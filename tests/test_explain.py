@@ -179,6 +179,10 @@ def test_a_figure_of_two_inputs_has_a_row_for_each_channel_and_one_for_the_skele
     axes = plot_explanation(explain(model, x, **FAST)).axes
     assert [ax.get_xlabel() for ax in axes[:7]] == [''] * 5 + ['time (s)'] * 2
     assert [len(ax.get_xticks()) > 0 for ax in axes[:7]] == [False] * 5 + [True] * 2
+    columns = [ax.get_subplotspec().colspan for ax in axes]
+    assert [c.start for c in columns] == [0] * 7 + [1]  # the deletion curves at the right
+    tops = [ax.get_subplotspec().rowspan for ax in axes]
+    assert [(r.start, r.stop) for r in tops] == [(k, k + 1) for k in range(6)] + [(6, 10), (0, 10)]
     e = explain(model, x, method='rollout', **FAST)
     assert 'most attention around' in describe_attribution(e.attribution, 0, e.classes, CHANNELS)
     assert len(plot_explanation(e).axes) == 6 + 1 + 1

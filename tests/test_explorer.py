@@ -9,7 +9,9 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import ipywidgets
 import nbformat
 import numpy as np
 import pandas as pd
@@ -24,6 +26,7 @@ from harkd.explore import (
     ExplorerData,
     ExplorerState,
     OpenedRecording,
+    _mark_controls,
     _stream_for,
     adapt_state,
     attribution_figure,
@@ -1026,6 +1029,17 @@ def test_the_depth_frame_changes_with_the_cursor(with_depth, tmp_path):
                 check_layout(explorer, width)
     finally:
         servers.stop(process)
+
+
+def test_controls_of_marks_say_what_they_do_or_why_they_do_nothing():
+    windows = SimpleNamespace(classes=('a', 'b'))
+    for folder in (Path('runs/x'), None):
+        controls = _mark_controls(ipywidgets, SimpleNamespace(folder=folder, windows=windows), {})
+        assert controls.keys() == {'name', 'marks', 'mark', 'forget'}
+        assert {c.disabled for c in controls.values()} == {folder is None}
+        tips = {controls[name].tooltip for name in ('marks', 'mark', 'forget')}
+        why = 'these data belong to no run' in min(tips)
+        assert (len(tips) == 1 and why) if folder is None else (len(tips) == 3 and not why)
 
 
 def test_marks_are_kept_and_those_of_another_hand_are_read(data):

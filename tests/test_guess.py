@@ -1,5 +1,6 @@
 "What `harkd new` guesses about files, units and names (chapter 00d), each rule at its limits"
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from harkd.guess import (
     guess_time_unit,
     is_activity,
     name_sensor,
+    new_command,
     plan_names,
     sample_file,
     sniff_format,
@@ -61,6 +63,13 @@ def test_how_a_file_is_written(tmp_path, written, expected):
     assert sniff_format(table(tmp_path / 'a.csv', **written)) == expected
 
 
+@pytest.mark.parametrize('sep', ['\t', ';'])
+def test_a_decimal_comma_without_a_zero_before_it_is_no_separator(tmp_path, sep):
+    rows = [sep.join((str(k), f',{k + 10}', f',{k + 50}')) for k in range(30)]
+    (tmp_path / 'a.csv').write_text('\n'.join([sep.join('txy'), *rows]))
+    assert sniff_format(tmp_path / 'a.csv') == TableFormat(sep, ',')
+
+
 @pytest.mark.parametrize(
     'text, says',
     [
@@ -87,6 +96,9 @@ def test_what_is_no_table_is_refused(tmp_path, text, says):
         ('gravity.x', ('gravity', 'x')),
         ('magneticField.y', ('mag', 'y')),
         ('y', ('', 'y')),
+        ('rotx', ('gyro', 'x')),
+        ('gravz', ('gravity', 'z')),  # of five letters, at most
+        ('accelx', None),
         ('heart_rate', None),
         ('complex', None),
     ],
@@ -229,6 +241,9 @@ def test_what_the_names_of_files_say():
     assert names(*folders) == ('p1', None, [])
     lone = [f'p{k}_wrist.csv' for k in (1, 2)]  # one device for all: no second stream
     assert names(*lone) == ('p1', None, [])
+    other = [f'p{k}_{what}.csv' for k in (1, 2) for what in ('wrist', 'coffee')]
+    assert names(*other) == ('p1', None, [])  # one word of a place is no device: none is
+    assert names('p1_sit.csv', 'anna_sit.csv', 'p2_sit.csv')[0] is None  # nor a person
 
 
 def test_files_of_devices_are_known(tmp_path):
@@ -332,6 +347,19 @@ def test_a_written_study_names_its_files_from_the_folder(tmp_path):
     assert rows.file.tolist() == ['../raw/p1.csv', '../raw/p2.csv']
     with pytest.raises(FileExistsError, match='is there already'):
         write_new_study(tmp_path / 'study', tmp_path / 'raw', yes=True)
+
+
+def test_the_command_says_what_was_guessed_or_why_nothing_was_written(tmp_path):
+    for k in (1, 2):
+        logger_file(tmp_path / 'raw' / f'p{k}.csv', label='sit,walk')
+    lines, study = [], tmp_path / 'study'
+    assert new_command(study, tmp_path / 'raw', yes=True, say=lines.append) == 0
+    guessed = json.loads((study / 'manifest.json').read_text())['guessed']
+    assert lines[0] == f'2 recordings in {study}/recordings.csv. Guessed:'
+    assert lines[1:-1] == [f'  {line}' for line in guessed] and len(guessed) > 3
+    assert f'{study}/manifest.json' in lines[-1]
+    assert new_command(study, tmp_path / 'raw', yes=True, say=lines.append) == 1
+    assert lines[-1].startswith('harkd new: ') and 'is there already' in lines[-1]
 
 
 def test_sensors_without_names_are_taken_in_order(tmp_path):

@@ -8,6 +8,7 @@ from harkd.image_encodings import (
     ImageStudent,
     RelationHead,
     RelationTeacher,
+    ResidualBlock,
     gaf_images,
     make_image_student,
     window_range,
@@ -77,6 +78,20 @@ def test_a_saved_student_draws_the_same_images(tmp_path, ranged):
     model.save_pretrained(tmp_path)
     again = HarModel.from_pretrained(tmp_path)
     assert torch.equal(again(2 * x), model(2 * x))
+
+
+@pytest.mark.parametrize(
+    'c_in, c_out, stride, plain', [(4, 4, 1, True), (4, 8, 1, False), (4, 4, 2, False)]
+)
+def test_a_shortcut_is_the_input_where_shapes_agree_and_a_convolution_elsewhere(
+    c_in, c_out, stride, plain
+):
+    block = ResidualBlock(c_in, c_out, stride).eval()
+    x = torch.randn(2, c_in, 9, 9)
+    assert isinstance(block.shortcut, torch.nn.Identity) == plain
+    assert block(x).shape == (2, c_out, 9 // stride + stride - 1, 9 // stride + stride - 1)
+    torch.nn.init.zeros_(block.second[1].weight)  # what is left is the shortcut
+    assert torch.equal(block(x), block.shortcut(x).relu())
 
 
 def test_a_saved_relation_teacher_predicts_the_same(tmp_path):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from harkd.data import DATASETS
 from harkd.language import (
     ATTRIBUTES,
     CONCEPTS,
+    CONTROLS,
     AttributeText,
     HeadConfig,
     LabelledEmbeddings,
@@ -27,8 +29,10 @@ from harkd.language import (
     soft_text_targets,
     subject_scores,
     train_head,
+    word_results,
     zero_shot,
 )
+from harkd.runs import hash_config, processor
 
 GOLDEN = np.load(Path(__file__).parent / 'golden' / 'losses.npz')
 UNNAMED = {'sessions', 'physical_therapy', 'sisfall', 'mm_fit'}  # codes, gym exercises
@@ -173,6 +177,24 @@ def test_the_nearest_concept_needs_no_network(parts):
     judged = part('motionsense', ['walking', 'sitting'], np.random.default_rng(3))
     guess = nearest_concept(parts, text, judged.z, text(['walking', 'sitting']))
     assert (guess == np.repeat([0, 1], 40)).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    'chosen, named',
+    [
+        (dict(), dict(experiment='words', modality='pocket')),
+        (dict(results='named', stream='belt'), dict(experiment='named', modality='belt')),
+    ],
+)
+def test_a_result_row_says_what_was_judged(chosen, named):
+    scored = dict(n=9, accuracy=0.5, macro_f1=0.4, seen_f1=0.6, unseen_f1=0.2)
+    rows = pd.DataFrame([dict(arm='bands', seed=1, subject='s1', **scored)])
+    cfg = WordsConfig(text='sentences', **chosen)
+    row = word_results(rows, cfg, 'hash').iloc[0].to_dict()
+    about = dict(dataset='motionsense', protocol='leave_data_set_out', part='test', fold='s1')
+    about |= dict(model=CONTROLS['bands'], arm='bands', seed=1, method='k=0, sentences')
+    about |= dict(config_hash=hash_config(cfg), data_hash='hash', device=processor())
+    assert row == about | scored | named
 
 
 def test_unknown_names_are_refused_with_near_ones():

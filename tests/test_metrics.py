@@ -1,6 +1,7 @@
 "Metrics, intervals and tests against values counted by hand, scipy, and known laws"
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy import stats
@@ -59,6 +60,16 @@ def test_micro_f1_is_the_accuracy():
 def test_a_confusion_matrix_shows_the_counts_that_are_not_zero():
     ax = plot_confusion(Y, PRED, ('walk', 'sit', 'fall'))
     assert sorted(t.get_text() for t in ax.texts) == ['1', '1', '2', '2']
+
+
+def test_more_classes_get_a_larger_square_of_nine_inches_at_most():
+    sides = []
+    for k in (2, 8, 40):
+        figure = plot_confusion([0, 1], [0, 1], [f'class {i}' for i in range(k)]).figure
+        sides.append(tuple(figure.get_size_inches()))
+        plt.close(figure)
+    assert all(width == height for width, height in sides)
+    assert sides[0] < sides[1] < sides[2] == (9, 9)
 
 
 def test_mean_interval_is_student_t():

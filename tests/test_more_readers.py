@@ -9,7 +9,14 @@ import pytest
 import scipy.io
 
 from harkd.data import DATASETS, BadRecording, Dataset, load_dataset
-from harkd.published import LAYOUTS, PUBLISHED, check_separate, published_differences
+from harkd.published import (
+    LAYOUTS,
+    PUBLISHED,
+    _hhar_stretch,
+    _realworld_streams,
+    check_separate,
+    published_differences,
+)
 from harkd.wearables import GRAVITY
 
 
@@ -275,6 +282,36 @@ def test_the_files_of_a_subject_in_two_parts_have_their_own_names(tmp_path):
     write(tmp_path, 'pamap2')
     groups = {r.group for r in load_dataset('pamap2', tmp_path).recordings}
     assert groups == {'Protocol_subject101', 'Optional_subject101'}
+
+
+def of_phone(time):
+    "Rows of a table of HHAR at times in seconds; x is the time"
+    stamps = dict(Arrival_Time=1e3 * time, Creation_Time=1e9 * time)
+    return pd.DataFrame({**stamps, 'x': time, 'y': 0.0, 'z': 0.0, 'gt': 'walk'})
+
+
+@pytest.mark.parametrize(
+    'first, last, kept',
+    [
+        (0.5, 1.5, (0.5, 1.5)),  # a sample at either end of the gyroscope, and just long enough
+        (0.5, 1.49, None),
+        (0.49, 1.76, (0.5, 1.75)),
+        (-0.5, 3.5, (0.0, 3.0)),
+        (4.0, 9.0, None),
+    ],
+)
+def test_an_accelerometer_is_kept_where_the_gyroscope_was_there(first, last, kept):
+    time, turned = np.arange(0, 3.01, 0.25), np.array([first, last])
+    acc, gyro = (np.c_[t, t, 0 * t, 0 * t] for t in (time, turned))
+    streams = list(_realworld_streams(acc, gyro, 'waist'))
+    found = _hhar_stretch(of_phone(time), of_phone(turned), 'phone')
+    if kept is None:
+        assert streams == [] and found is None
+        return
+    for stream in (streams[0], found[0]['device']):
+        assert (stream.values[0, 0], stream.values[-1, 0]) == kept
+        assert stream.time[-1] == kept[1] - kept[0]
+        np.testing.assert_allclose(stream.values[:, 3], stream.values[:, 0])
 
 
 def test_devices_of_hhar_are_never_mixed(tmp_path):

@@ -68,6 +68,17 @@ def test_a_folder_becomes_sensors_at_the_limbs_that_are_there(leg):
         (('OFFSET 0 -45.0 0', 'OFFSET 0 -45.0'), 'OFFSET needs three numbers, got 2'),
         (('JOINT LeftLeg', 'ROOT LeftLeg'), 'a second ROOT'),
         (('OFFSET 0 -45.0 0', 'OFFSET 0 nan 0'), 'a number is not finite'),
+        (('OFFSET 0 -45.0 0', 'OFFSET 0 -45.0 x'), "expected numbers, got '0 -45.0 x'"),
+        (('OFFSET 0 -45.0 0', 'OFSET 0 -45.0 0'), "'OFSET' is not a word of a BVH hierarchy"),
+        (('ROOT Hips\n', 'JOINT Hips\n'), 'line 2: a JOINT outside of the ROOT'),
+        (('HIERARCHY\n', 'HIERARCHY\nOFFSET 0 0 0\n'), "line 2: 'OFFSET' outside of a joint"),
+        (('MOTION', '}\nMOTION'), "line 26: a '}' without its '{'"),
+        (('HIERARCHY\n', 'HIERARCHY\nMOTION\n'), 'line 2: the hierarchy has no joint'),
+        (('Frame Time: 0.01', 'FrameTime: 0.01'), "expected 'Frame Time:' and its seconds"),
+        (('Frame Time: 0.01', 'Frame Time: 1.0'), 'a frame cannot last 1.0 s'),
+        (('CHANNELS 3 Zrotation', 'CHANNELS 2'), 'a frame has 15 numbers, the joints need 14'),
+        (('Frames: 60', 'Frames: 1'), '1 frames are too few'),
+        (('OFFSET 0 -45.0 0', 'OFFSET 0 -300.0 0'), 'the skeleton is 3.* m high; say what one'),
     ],
 )
 def test_what_is_wrong_is_named_with_its_file(leg, change, message):
@@ -107,3 +118,16 @@ def test_official_test_subjects_do_not_enter_by_their_skeletons():
     virtual = virtual_sensors(replace(utd, recordings=list(first.values())))
     assert set(training_subjects(virtual, PretrainConfig())) == {'s1', 's3', 's5', 's7'}
     assert len(virtual.recordings[0].streams) == 8
+
+
+def test_a_file_that_is_no_text_or_ends_early_and_an_empty_folder_are_named(leg):
+    text = leg.read_text()
+    leg.write_bytes(b'\xff\xfe' + text.encode())
+    with pytest.raises(BadRecording, match='leg.bvh: not a text file'):
+        read_bvh(leg)
+    leg.write_text(text.split('MOTION')[0])
+    with pytest.raises(BadRecording, match='leg.bvh, line 25: the file ends here'):
+        read_bvh(leg)
+    leg.unlink()
+    with pytest.raises(FileNotFoundError, match='holds no .bvh file'):
+        motion_capture(leg.parent)

@@ -13,7 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harkd.data import DATASETS, BadRecording, load_dataset
-from harkd.inspect import check_command, check_study, describe_study, list_command, new_command
+from harkd.distill import DistillConfig
+from harkd.inspect import (
+    _grouped,
+    check_command,
+    check_study,
+    describe_study,
+    list_command,
+    new_command,
+)
 from harkd.preprocess import cut_windows, downsample
 from harkd.sessions import read_manifest, reader_notes
 from harkd.split import by_subject, dev_loso_splits
@@ -555,6 +563,19 @@ def test_check_says_what_was_left_out_and_what_a_run_needs(tmp_path):
     assert {'memory', 'time', 'left out', 'folds'} <= set(report.facts)
     page = report.to_html(tmp_path / 'page.html')
     assert page.count('data:image/png;base64') == 4 and '<script' not in page
+    cfg = DistillConfig()  # three models of each seed and fold
+    assert f'({3 * 3 * cfg.seeds * cfg.steps:,} steps; ' in report.facts['time']
+    report = check_study(tmp_path, folds=1)
+    assert [p.split(':')[0] for p in report.problems] == ['folds'] and 'memory' in report.facts
+    assert 'time' not in report.facts  # of a run that cannot start
+
+
+def test_equal_notes_are_one_row_in_the_order_in_which_they_came():
+    texts = ['units of g', 'spread 3 packets', 'spread 12 packets', 'filled 2 samples']
+    notes = pd.DataFrame(dict(kind='z y y a'.split(), recording=list('abbc'), file='', text=texts))
+    found = _grouped(notes)
+    assert found.kind.tolist() == ['z', 'y', 'a'] and found.times.tolist() == [1, 2, 1]
+    assert found['for example'].tolist() == ['a units of g', 'b spread 3 packets', f'c {texts[3]}']
 
 
 def test_the_list_of_data_sets_has_a_line_for_each_and_says_which_is_here(monkeypatch, tmp_path):

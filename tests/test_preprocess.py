@@ -160,3 +160,18 @@ def test_of_a_long_pause_only_the_rows_beside_it_are_stored():
     stretches, pauses = preprocess._stored_rows(time, 50.0, 0.5)
     assert [(int(s[0]), int(s[-1])) for s in stretches] == [(0, 51), (499, 550)]
     assert pauses.tolist() == [[52, 499 - 52]]
+
+
+def test_the_first_and_the_last_row_of_each_stretch_are_low_passed():
+    "As if each stretch held its ends for longer: noise at 200 Hz, to 50 Hz, with a pause"
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=(81, 2)), rng.normal(size=(121, 2))]
+    time = np.r_[np.arange(81), np.arange(400, 521)] / 200
+    rows = preprocess.downsample(np.concatenate(parts), time, 50.0)
+    held = [np.pad(x, ((80, 80), (0, 0)), 'edge') for x in parts]
+    alone = [preprocess.downsample(x, np.arange(len(x)) / 200, 50.0)[20:-20] for x in held]
+    assert len(rows) == 131
+    np.testing.assert_allclose(rows[:21], alone[0], atol=1e-9)
+    np.testing.assert_allclose(rows[100:], alone[1], atol=1e-9)
+    between = preprocess.even_grid(np.concatenate(parts), time, 50.0)
+    np.testing.assert_array_equal(rows[21:100], between[21:100])

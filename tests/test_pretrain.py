@@ -216,3 +216,20 @@ def test_a_student_from_scratch_trains_on_the_labelled_windows_for_so_many_steps
     assert set(loader.norm.fitted_on) <= {'s1', 's2'}
     assert [len(loader.ids(0, step)) for step in range(loader.steps)] == [32, 2]
     assert (cfg.epochs, cfg.seed) == (3, 5)  # of two steps each
+
+
+@pytest.mark.parametrize('coin, drawn', [(0.49, 1), (0.5, 3)])
+def test_one_unit_is_drawn_or_all_of_them_each_half_of_the_time(store, coin, drawn):
+    three = replace(store, units=('wrist', 'hip', 'ankle'))
+    loader = CorpusLoader((three,), PretrainConfig())
+    found = loader._draw_units(three, lambda n: torch.full((n,), coin), torch.Generator())
+    assert len(found) == drawn and set(found.tolist()) <= {0, 1, 2}
+
+
+def test_of_a_single_unit_nothing_is_drawn(store):
+    "So that what is drawn afterwards does not depend on it"
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    loader = CorpusLoader((store,), PretrainConfig())
+    found = loader._draw_units(store, lambda n: torch.rand(n, generator=generator), generator)
+    assert found.tolist() == [0] and torch.equal(generator.get_state(), before)

@@ -466,6 +466,18 @@ def test_a_folder_on_its_way_is_removed_with_what_it_holds(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='counts open files as Linux does')
+def test_nothing_stays_open_after_files_and_folders_on_their_way(tmp_path):
+    (tmp_path / '.x.csv.abandone').touch()
+    (tmp_path / '.bundle1234567_').mkdir()
+    before = set(os.listdir('/proc/self/fd'))
+    write_bytes(tmp_path / 'x.csv', b'1')
+    with temporary_beside(tmp_path, '.bundle', is_folder=True):
+        pass
+    assert set(os.listdir('/proc/self/fd')) <= before
+    assert [p.name for p in tmp_path.iterdir()] == ['x.csv']
+
+
 @pytest.mark.parametrize('error', [OSError(95, 'no locks here'), None])
 def test_without_locks_files_are_written_and_nobody_elses_are_removed(tmp_path, monkeypatch, error):
     fcntl = pytest.importorskip('fcntl')

@@ -18,6 +18,7 @@ from harkd.sessions import (
     _Study,
     read_manifest,
     save_sessions,
+    study_problems,
     unit_scale,
 )
 from harkd.synth import synth_dataset
@@ -181,6 +182,14 @@ def test_a_broken_folder_names_what_is_broken(tmp_path, case):
     damage(tmp_path)
     with pytest.raises((BadRecording, FileNotFoundError), match=says):
         load_dataset('sessions', tmp_path)
+
+
+def test_without_a_manifest_no_other_problem_is_looked_for(tmp_path):
+    (problem,) = study_problems(tmp_path)
+    assert 'manifest.json' in problem
+    (tmp_path / 'manifest.json').write_text('{"streams": ')
+    (problem,) = study_problems(tmp_path)
+    assert 'manifest.json' in problem
 
 
 G = 9.80665

@@ -212,6 +212,15 @@ def test_wrong_inputs_of_minirocket_are_refused(rocket, windows):
         fit_rocket(model, BatchLoader.fit(by_subject(windows, ['s1'])))
 
 
+def test_two_named_subjects_are_enough_for_minirocket(windows):
+    pytest.importorskip('aeon')
+    loader = BatchLoader.fit(by_subject(windows, ['s1', 's2'], ['s3']))
+    model = RocketTeacher(window=windows.length['imu'], classes=6, kernels=84)
+    found = fit_rocket(model, loader, copies=0, strengths=(1e1, 1e3), factors=(2.0, 8.0))
+    assert model.trained_on == ('s1', 's2')
+    assert found[0]['strength'] in (1e1, 1e3) and found[0]['factor'] in (2.0, 8.0)
+
+
 # --- ensembles and names
 
 

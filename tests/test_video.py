@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -31,6 +33,7 @@ from harkd.video import (
     extract_frames,
     freeze_layers,
     group_folds,
+    make_video_network,
     open_clips,
     read_depth_clip,
     read_video,
@@ -250,6 +253,34 @@ def test_a_saved_network_is_the_same_after_loading(net, tmp_path):
     again = HarModel.from_pretrained(tmp_path)
     video = torch.rand(2, 16, 3, 32, 32)
     assert type(again) is net and torch.equal(again(video), model(video))
+
+
+def test_a_network_of_torchvision_gets_channels_before_time(monkeypatch):
+    "Whether or not that library is there"
+
+    class Mean(torch.nn.Module):
+        def __init__(self, weights, num_classes):
+            super().__init__()
+            assert weights is None
+            self.classes = num_classes
+
+        def forward(self, x):  # (b,3,t,h,w)
+            assert x.shape[1] == 3
+            return x.mean((2, 3, 4))[:, : self.classes]
+
+    video = SimpleNamespace(__name__='video', __all__=['net', 'Net'], net=Mean, Net=Mean)
+    monkeypatch.setitem(sys.modules, 'torchvision', SimpleNamespace())
+    monkeypatch.setitem(sys.modules, 'torchvision.models', SimpleNamespace(video=video))
+    clips = torch.rand(4, 8, 3, 6, 6)
+    features = make_video_network('torchvision:net', 2).features(clips)
+    assert torch.allclose(features.logits, clips.mean((1, 3, 4))[:, :2])
+    assert features.embedding is None
+    for name in ('Net', 'other'):
+        with pytest.raises(ValueError, match=f"torchvision video has no network '{name}'"):
+            make_video_network(f'torchvision:{name}', 2)
+    monkeypatch.setitem(sys.modules, 'torchvision.models', None)
+    with pytest.raises(ImportError, match="needs torchvision.*; or use 'r3d_18', the same layout"):
+        make_video_network('torchvision:r3d_18', 2)
 
 
 def test_the_classifier_repeats_the_logits():
