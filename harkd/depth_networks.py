@@ -43,7 +43,7 @@ from harkd.runs import (
 from .split import BatchLoader, Split, step_seed
 from .student import Features, HarModel
 from .train import TrainConfig, cross_entropy, to_device, train
-from .video import C3D, VIDEO_RESNETS, make_video_network
+from .video import VIDEO_RESNETS, make_video_network
 
 # %% ../nbs/04i_depth_networks.ipynb #04e10005
 def _padded(view, height, width):  # (t,h,w), centred in a larger rectangle
@@ -315,7 +315,7 @@ class DepthNetConfig(DataConfig):
     "A network over depth clips and how it is trained"
 
     dataset: str = 'utd_mhad_small'  # One with a stream 'depth', or synth, whose depth is rendered
-    network: str = 'r2plus1d'  # 'r2plus1d' | 'c3d' | 'trn', or a name of `make_video_network`
+    network: str = 'r2plus1d'  # 'r2plus1d' | 'trn', or a name of `make_video_network`
     kind: str = 'views'  # One of `CHANNELS`
     width: int = 24  # Channels of the first stage
     size: int = 48  # Height and width, pixels
@@ -336,7 +336,7 @@ class DepthNetConfig(DataConfig):
     def __post_init__(self):
         super().__post_init__()
         if not self.network.startswith('torchvision:'):
-            check_choice(self, 'network', 'r2plus1d', 'c3d', 'trn', *VIDEO_RESNETS)
+            check_choice(self, 'network', 'r2plus1d', 'trn', *VIDEO_RESNETS)
         check_choice(self, 'kind', *CHANNELS)
 
     def smoke(self):
@@ -362,9 +362,6 @@ def make_depth_network(
     "The untrained network of a configuration"
     if cfg.network == 'r2plus1d':
         return FactoredVideoNet(classes, cfg.width)
-    if cfg.network == 'c3d':
-        size = dict(frames=cfg.frames, size=cfg.size, hidden=32 * cfg.width)
-        return C3D(classes, cfg.width, **size, norm=True, drop=0.3)
     if cfg.network != 'trn':
         return make_video_network(cfg.network, classes, cfg.width)
     return RelationTeacher(classes, 8, cfg.width, (1, 1, 1, 1), semantic=128, hidden=128)

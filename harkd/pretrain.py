@@ -113,10 +113,18 @@ def make_store(
     fs = fs or data.card.fs
     chosen = [r for r in data.recordings if not subjects or r.subject in subjects]
     if not chosen:
-        raise ValueError(f'{data.card.name}: no recordings of {", ".join(subjects)}')
+        who = f' of {", ".join(subjects)}' if subjects else ''
+        raise ValueError(f'{data.card.name}: no recordings{who}')
     streams = streams or _inertial_streams(chosen[0])
+    if not streams:
+        raise ValueError(f'{data.card.name}: no stream has an accelerometer or a gyroscope')
     parts = [_on_one_clock(r, streams, fs) for r in chosen]
     kept = [k for k, (part, _) in enumerate(parts) if len(part) >= 2 * fs]
+    if not kept:
+        raise ValueError(
+            f'{data.card.name}: no recording has two seconds in which all of '
+            f'{", ".join(streams)} were measured'
+        )
     count = torch.tensor([len(parts[k][0]) for k in kept])
     classes, spans = _store_spans([chosen[k] for k in kept], [parts[k][1] for k in kept], count, fs)
     present = torch.tensor([_sensors(chosen[0].streams[s].channels) for s in streams])

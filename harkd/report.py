@@ -615,10 +615,10 @@ GOALS = (
         partial(_clear_probes, ('spar', 'motionsense', 'selfback')),
     ),
     Goal(
-        'depth alone, official split, average of both baselines and C3D (%)',
+        'depth alone, official split, average of two baselines and R(2+1)D (%)',
         90.0,
-        'utd_depth, then utd_video_distill',
-        partial(_model_percent, 'utd_depth_ensembles', 'depth_average_c3d'),
+        'utd_depth_hog, then utd_depth_r2plus1d',
+        partial(_model_percent, 'utd_depth_ensembles', 'hog_average_r2plus1d'),
     ),
     Goal(
         'gain by the encoder as a teacher, conv_20k (points)',

@@ -57,6 +57,38 @@ def store():
     return make_store(synth_dataset(3, 2))
 
 
+def still(seconds, start=0.0, channels=('acc_x', 'acc_y', 'acc_z')):
+    time = start + np.arange(round(50 * seconds)) / 50
+    return Stream(np.ones((len(time), len(channels))), time, channels, ('m/s²',), 'wrist')
+
+
+def of_streams(*recordings):
+    card = replace(synth_dataset(1, 1).card, name='toy', fs=50.0)
+    made = [Recording(f'r{k}', 's1', 'toy', streams, ()) for k, streams in enumerate(recordings)]
+    return Dataset(card, made, 'toy')
+
+
+def test_recordings_of_two_seconds_in_all_streams_are_stored():
+    both = {'a': still(9.0), 'b': still(2.0, 1.0)}
+    short = {'a': still(9.0), 'b': still(1.98, 1.0)}
+    assert make_store(of_streams(short, both, both)).count.tolist() == [100, 100]
+
+
+@pytest.mark.parametrize(
+    'recordings, chosen, says',
+    [
+        ((), dict(), 'toy: no recordings$'),
+        (({'a': still(9)},), dict(subjects=('s2', 's3')), 'toy: no recordings of s2, s3$'),
+        (({'a': still(9, 0, ('temperature',))},), dict(), 'no stream has an accelerometer or a g'),
+        (({'a': still(9), 'b': still(9, 8.5)},), dict(), 'two seconds in which all of a, b were'),
+        (({'a': still(9), 'b': still(9, 7.1)},), dict(), 'two seconds in which all of a, b were'),
+    ],
+)
+def test_a_store_without_recordings_is_refused_with_the_reason(recordings, chosen, says):
+    with pytest.raises(ValueError, match=says):
+        make_store(of_streams(*recordings), **chosen)
+
+
 def test_a_window_is_a_stretch_of_its_recording(store):
     recording, start = torch.tensor([1, 3]), torch.tensor([5, 9])
     cut = store.cut(recording, start, 20)
