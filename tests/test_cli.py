@@ -158,6 +158,32 @@ def test_what_is_no_run_and_no_bundle_is_a_message(finished, tmp_path):
     assert 'is not a run folder' in message(result) or 'harkd[explore]' in message(result)
 
 
+def test_bundles_are_measured_one_window_at_a_time_and_each_has_its_line(monkeypatch):
+    class Opened:
+        samples, raw = 50, ('acc_x', 'acc_y', 'acc_z')
+
+        def __init__(self, folder, threads):
+            self.about = {'bytes': 1000 * len(str(folder))}
+
+        def __call__(self, window):
+            return window.shape
+
+    def measured(calls, threads):
+        assert [call() for call in calls.values()] == [(1, 50, 3)] * 2 and threads == 2
+        return {name: dict(p50_ms=k, p95_ms=10 + k) for k, name in enumerate(calls, 1)}
+
+    monkeypatch.setattr('harkd.runtime.Bundle', Opened)
+    monkeypatch.setattr('harkd.cost.compare_latency', measured)
+    result = call('bench', 'a', 'bb', '--threads', '2')
+    assert result.exit_code == 0, message(result)
+    first, *lines = result.output.splitlines()
+    assert first.endswith(', 2 thread(s); one window, preparation included')
+    assert [' '.join(line.split()) for line in lines] == [
+        '1.000 ms p50 11.000 ms p95 1,000 bytes a',
+        '2.000 ms p50 12.000 ms p95 2,000 bytes bb',
+    ]
+
+
 def find_voila(monkeypatch, found):
     find = importlib.util.find_spec
 

@@ -297,6 +297,17 @@ def test_short_labels_of_a_column_get_short_windows(tmp_path):
     assert (m['window_s'], m['stride_s']) == (2, 1)
 
 
+def test_files_without_a_table_or_a_sensor_are_left_out_and_named(tmp_path):
+    for who in ('ann', 'bob'):
+        logger_file(tmp_path / f'{who}_sit.csv')
+        (tmp_path / f'{who}_pulse.csv').write_text('when,pulse\n' + '1,60\n2,61\n' * 9)
+    (tmp_path / 'notes.csv').write_text('hello\n')
+    guess = guess_manifest(tmp_path)
+    assert 'left out: notes.csv, no table (has fewer than three rows)' in guess.guessed
+    assert 'left out: 2 files like ann_pulse.csv, without a sensor' in guess.guessed
+    assert [path.name for path in guess.recordings.file] == ['ann_sit.csv', 'bob_sit.csv']
+
+
 def test_two_devices_are_two_streams_and_the_watch_is_the_students(tmp_path):
     for k in (1, 2):
         for device in ('phone', 'watch'):

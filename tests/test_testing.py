@@ -4,6 +4,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,14 @@ from harkd.runtime import seal_bundle
 from harkd.split import BatchLoader, by_subject
 from harkd.student import STUDENTS, ConvStudent, Features, make_student
 from harkd.synth import synth_dataset
-from harkd.testing import CheckFailed, check_bundle, check_dataset, check_loss, check_student
+from harkd.testing import (
+    CheckFailed,
+    _does_not_learn,
+    check_bundle,
+    check_dataset,
+    check_loss,
+    check_student,
+)
 
 
 def listed(suite, names):
@@ -165,6 +173,31 @@ def test_a_broken_student_is_found(name):
     (check,) = (c for c in checks if c.name == name)
     with pytest.raises(CheckFailed, match=f'{name}: expected'):
         check()
+
+
+class Table(torch.nn.Module):
+    "Logits that are learnt by heart, the faster the larger the factor"
+
+    def __init__(self, factor, y, classes):
+        super().__init__()
+        self.z, self.factor = torch.nn.Parameter(torch.zeros(len(y), classes)), factor
+
+    def forward(self, x):
+        return self.factor * self.z
+
+
+@pytest.mark.parametrize(
+    'classes, factor, says',
+    [(6, 3.0, ''), (6, 1.0, '1.792, then 1.6'), (2, 1.0, '0.693, then 0.63')],
+)
+def test_a_student_learns_whose_loss_falls_by_a_tenth(classes, factor, says):
+    y = torch.arange(12) % classes
+    model = Table(factor, y, classes)
+    case = SimpleNamespace(model=lambda: model, x=torch.zeros(12, 4, 2), batch=SimpleNamespace(y=y))
+    found = _does_not_learn(case)
+    assert found.startswith(says) and bool(found) == bool(says)
+    model.register_parameter('idle', torch.nn.Parameter(torch.zeros(1)))
+    assert _does_not_learn(case) == 'no gradient for idle'
 
 
 def changed(rec, **stream):
