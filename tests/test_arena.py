@@ -8,6 +8,7 @@ from harkd.arena import (
     _class_weights,
     arena_macro_f1,
     arena_splits,
+    arena_table,
     arena_windows,
     early_stopping_windows,
     run_arena,
@@ -76,3 +77,19 @@ def test_the_arena_runs_where_it_is_told_to(monkeypatch, tmp_path):
     with pytest.raises(InterruptedError):
         run_arena(cfg, tmp_path / 'run')
     assert (told['backend'], told['jobs'], told['cpus'], told['gpus']) == ('ray', 3, 2.0, 0.0)
+
+
+def arena_row(model='conv_8k', seed=0, score=0.5, **other):
+    row = dict(dataset='utd_mhad', protocol='loso_3s', model=model, seed=seed, macro_f1=score)
+    return {**row, 'macro_f1_all': score, 'accuracy': score, **other}
+
+
+def test_a_table_of_the_arena_is_of_one_data_set_and_length_of_windows():
+    rows = [arena_row(seed=seed, score=score) for seed in (0, 1) for score in (0.2, 0.4)]
+    table = arena_table([*rows, arena_row('small', score=0.1)], published=0)
+    assert table.index.tolist() == ['conv_8k', 'small']  # the best first
+    assert table['from'].tolist() == ['2 seeds', '1 seed']
+    assert table['macro-F1 %'].tolist() == ['30.0 ± 0.0', '10.0']
+    for other in (dict(dataset='spar'), dict(protocol='loso_5s')):
+        with pytest.raises(ValueError, match='one data set and one length of windows'):
+            arena_table([arena_row(), arena_row(**other)])

@@ -158,6 +158,63 @@ def test_what_is_no_run_and_no_bundle_is_a_message(finished, tmp_path):
     assert 'is not a run folder' in message(result) or 'harkd[explore]' in message(result)
 
 
+def test_bundles_are_measured_one_window_at_a_time_and_each_has_its_line(monkeypatch):
+    class Opened:
+        samples, raw = 50, ('acc_x', 'acc_y', 'acc_z')
+
+        def __init__(self, folder, threads):
+            self.about = {'bytes': 1000 * len(str(folder))}
+
+        def __call__(self, window):
+            return window.shape
+
+    def measured(calls, threads):
+        assert [call() for call in calls.values()] == [(1, 50, 3)] * 2 and threads == 2
+        return {name: dict(p50_ms=k, p95_ms=10 + k) for k, name in enumerate(calls, 1)}
+
+    monkeypatch.setattr('harkd.runtime.Bundle', Opened)
+    monkeypatch.setattr('harkd.cost.compare_latency', measured)
+    result = call('bench', 'a', 'bb', '--threads', '2')
+    assert result.exit_code == 0, message(result)
+    first, *lines = result.output.splitlines()
+    assert first.endswith(', 2 thread(s); one window, preparation included')
+    assert [' '.join(line.split()) for line in lines] == [
+        '1.000 ms p50 11.000 ms p95 1,000 bytes a',
+        '2.000 ms p50 12.000 ms p95 2,000 bytes bb',
+    ]
+
+
+def find_voila(monkeypatch, found):
+    find = importlib.util.find_spec
+
+    def look(name, *package):
+        return found if name == 'voila' else find(name, *package)
+
+    monkeypatch.setattr('harkd.cli.importlib.util.find_spec', look)
+
+
+@pytest.mark.parametrize('words', [(), ('--no-browser',), ('--port', '9000', '--browser')])
+def test_the_page_of_the_explorer_is_a_server_of_this_machine(monkeypatch, words):
+    "The process becomes the server; a browser opens unless it is told not to"
+    started = []
+    monkeypatch.setattr('harkd.cli._explorer_variables', lambda *names: {'HARKD_RUN': str(names)})
+    find_voila(monkeypatch, 'here')
+    monkeypatch.setattr('harkd.cli.os.execve', lambda *command: started.append(command))
+    result = call('explore', 'a', '--model', 'b', *words)
+    assert result.exit_code == 0, message(result)
+    ((program, args, environ),) = started
+    assert program == args[0] == sys.executable and args[1:3] == ['-m', 'voila']
+    assert args[3].endswith('explorer.ipynb') and '--Voila.ip=127.0.0.1' in args
+    assert f'--port={9000 if "9000" in words else 8866}' in args
+    assert ('--no-browser' in args) == ('--no-browser' in words)
+    assert environ['HARKD_RUN'] == "('a', 'b')" and environ['PATH'] == os.environ['PATH']
+
+
+def test_without_voila_the_explorer_says_what_to_install(monkeypatch):
+    find_voila(monkeypatch, None)
+    assert "pip install 'harkd[explore]'" in message(call('explore'))
+
+
 def trees(path):
     "Syntax trees of the code cells of a full run"
     cells = full_run_notebook(path)['cells']

@@ -372,6 +372,20 @@ def test_how_far_a_sensor_may_be_from_its_training(sensor, trained, factor, warn
     assert bool(found) is warns and levels.add(row) == []  # said once
 
 
+def test_a_unit_is_doubted_after_two_windows(made):
+    bundle = Bundle(made[0])
+    n = 2 * bundle.samples
+    t, x = np.arange(n) / bundle.fs, np.full((n, 3), 500.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        stream = StreamingClassifier(bundle)
+        stream.push(t[:-1], x[:-1])
+        assert stream.report['samples'] == n - 1
+        with pytest.raises(UserWarning, match='acc has a root mean square of 866'):
+            stream.push(t[-1:], x[-1:])
+            stream.report
+
+
 def test_stamps_and_values_that_no_sensor_gives_are_left_out():
     "From 2**52 samples on a stamp cannot tell two of them apart"
     late, strong = 2.0**52 / 64, 1e6

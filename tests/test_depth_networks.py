@@ -14,6 +14,8 @@ from harkd.depth_networks import (
     DepthNetConfig,
     DepthWindows,
     FactoredVideoNet,
+    _by_change,
+    _warp_matrices,
     average_runs,
     clip_channels,
     depth_views,
@@ -87,6 +89,34 @@ def test_time_runs_forwards_and_stays_inside_the_trial():
     assert (changed.diff(dim=1) > 0).all()
     assert changed.min() >= 0 and changed.max() <= 31 * 8 / 255 + 1e-6
     assert changed[:, 0].std() > 0.01  # not always from the beginning
+
+
+def warp_matrix(**changes):
+    "Of one clip, where all but the named random numbers are 0"
+    cfg = ClipAugment(time=0.4, shift=0.1, scale=0.5, turn=90.0)
+    u = {name: torch.zeros(1) for name in _by_change(torch.zeros(1, 12))}
+    return _warp_matrices(u | {k: torch.tensor([v]) for k, v in changes.items()}, cfg)[0]
+
+
+@pytest.mark.parametrize(
+    'changes, rows',
+    [
+        ({}, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]),
+        ({'turn': 1.0}, [[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]]),
+        ({'turn': -1.0}, [[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0]]),
+        ({'width': 1.0}, [[1.5, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]),
+        ({'height': -1.0}, [[1, 0, 0, 0], [0, 0.5, 0, 0], [0, 0, 1, 0]]),
+        ({'right': 1.0}, [[1, 0, 0, 0.2], [0, 1, 0, 0], [0, 0, 1, 0]]),
+        ({'down': -1.0}, [[1, 0, 0, 0], [0, 1, 0, -0.2], [0, 0, 1, 0]]),
+        ({'time': 1.0, 'place': 1.0}, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0.6, 0.4]]),
+        ({'time': -0.5, 'place': -1.0}, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0.8, -0.2]]),
+    ],
+)
+def test_each_change_of_a_clip_by_hand(changes, rows):
+    "In coordinates from -1 to 1: x, y, time, and 1; a shift by a tenth of the width is 0.2"
+    torch.testing.assert_close(
+        warp_matrix(**changes), torch.tensor(rows).float(), atol=1e-6, rtol=0
+    )
 
 
 def test_what_is_erased_is_erased_in_all_frames():

@@ -22,6 +22,7 @@ from harkd.distill import (
     _baseline_lines,
     _fit_teacher,
     _fold_student,
+    _result_row,
     _teacher_name,
     check_experiment,
     check_methods,
@@ -318,6 +319,38 @@ def test_a_run_continues_on_another_machine(run, tmp_path):
 
     assert {row['device'] for row in again if row['seed'] == 0} == {'another machine'}
     assert untimed(again) == untimed(run.metrics['rows'])
+
+
+SIZES = [((2.0, False), '_2s'), ((1.0, False), ''), ((2.0, True), '')]
+
+
+@pytest.mark.parametrize('final', [False, True])
+@pytest.mark.parametrize('size, says', SIZES)
+def test_a_row_says_what_was_trained_how_and_on_what(loader, size, says, final):
+    "A trial that is two seconds long is no window of two seconds"
+    window_s, whole = size
+    windows = loader.split.windows
+    card = replace(windows.card, window_s=window_s, whole=whole)
+    split = SimpleNamespace(windows=replace(windows, card=card), protocol='loso', fold='s1')
+    cfg = DistillConfig('synth', student='conv_8k', loss='kd,rkd', final=final)
+    ids = loader.split.train[:4]
+    logits = torch.eye(6)[windows.y[ids]]
+    rows = {
+        arm: _result_row(cfg, arm, ('imu', 'skeleton'), logits, split, ids, 7)
+        for arm in ('teacher', 'control', 'distilled')
+    }
+    assert {row['protocol'] for row in rows.values()} == {f'loso{says}'}
+    assert {row['part'] for row in rows.values()} == {'test' if final else 'val'}
+    assert [row['model'] for row in rows.values()] == ['fusion', 'conv_8k', 'conv_8k']
+    assert [row['method'] for row in rows.values()] == ['', '', 'kd,rkd']
+    assert [row['teacher'] for row in rows.values()] == ['', '', 'fusion']
+    row = rows['distilled']
+    assert (row['modality'], row['seed'], row['fold'], row['accuracy']) == (
+        'imu+skeleton',
+        7,
+        's1',
+        1.0,
+    )
 
 
 def test_paired_by_hand(run):

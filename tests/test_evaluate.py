@@ -1,6 +1,7 @@
 "Chapter 07: what a model scores, and the protocol ladder"
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from harkd.data import COLORS
 from harkd.evaluate import (
     RUNGS,
     LadderConfig,
+    _rung_row,
     evaluate,
     ladder_rungs,
     ladder_table,
@@ -125,6 +127,24 @@ def test_the_table_of_a_ladder_by_hand():
     assert [bar.get_width() for bar in bars] == [95.0, 50.0]
     assert bars[0].get_facecolor() == to_rgba(COLORS['control'])
     assert bars[1].get_facecolor() == to_rgba(COLORS['student'])
+
+
+@pytest.mark.parametrize(
+    'window_s, whole, says', [(2.0, False, '_2s'), (1.0, False, ''), (2.0, True, '')]
+)
+def test_a_row_of_a_rung_says_what_was_trained_and_on_windows_of_two_seconds(
+    trained_run, window_s, whole, says
+):
+    model, loader = trained_run
+    windows = loader.split.windows
+    card = replace(windows.card, window_s=window_s, whole=whole)
+    split = SimpleNamespace(windows=replace(windows, card=card), fold='s4')
+    result = dict(n=12, accuracy=0.5, macro_f1=0.4, kappa=0.3, warning='none of these')
+    row = _rung_row(TINY, 'random_trials', 7, split, model, result)
+    assert row['protocol'] == f'random_trials{says}'
+    assert (row['arm'], row['model'], row['modality']) == ('control', 'conv_8k', 'imu')
+    assert (row['seed'], row['fold'], row['part'], row['n']) == (7, 's4', 'test', 12)
+    assert 'warning' not in row and row['params'] == sum(p.numel() for p in model.parameters())
 
 
 def test_the_worst_subject_comes_first():

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from harkd.distill import DistillConfig
 from harkd.experiment import (
     DataConfig,
     FitConfig,
+    _shared,
     experiment_inputs,
     experiment_splits,
     experiment_windows,
@@ -252,3 +254,13 @@ def wait_for(found, seconds):
     while not found() and time.monotonic() < end:
         time.sleep(0.1)
     return found()
+
+
+def test_what_several_tasks_share_is_put_into_the_cluster_once():
+    put = []
+    cluster = SimpleNamespace(put=lambda value: put.append(value) or f'place {len(put)}')
+    windows, own, folder = ['windows'], [['first'], ['second']], Path('run')
+    tasks = [(windows, own[k], 7, 'name', folder) for k in (0, 1)]
+    sent = _shared(cluster, tasks)
+    assert put == [windows]
+    assert sent == [('place 1', own[k], 7, 'name', folder) for k in (0, 1)]

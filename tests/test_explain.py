@@ -311,6 +311,23 @@ def test_map_difference_of_one_seed_has_no_reference():
     assert d.excess.isna().all() and d.arms.notna().all()
 
 
+def test_map_difference_compares_each_two_seeds_of_a_fold_once():
+    torch.manual_seed(2)
+    maps = {(fold, seed): invented_maps()[0, seed % 2] for fold in (0, 1) for seed in (0, 1, 2)}
+    for m in maps.values():
+        m['control'] = torch.randn_like(m['control'])
+    d = map_difference(maps, ('sit', 'run'), ('x', 'y', 'z')).set_index('activity')
+    pairs = [
+        rank_correlation(maps[fold, a]['control'][i : i + 1], maps[fold, b]['control'][i : i + 1])
+        for fold in (0, 1)
+        for a, b in ((0, 1), (0, 2), (1, 2))
+        for i in range(6)
+    ]
+    assert d.controls['all'] == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert d.controls['sit'] == pytest.approx(np.mean(pairs[::2]), abs=1e-6)
+    assert d.excess.notna().all()
+
+
 def test_attention_of_a_model_and_itself_is_equal_and_above_chance(run, study):
     _, loader, ids, models = open_run(run.path)
     batch = next(loader.eval_batches(ids))

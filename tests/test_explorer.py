@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
-from harkd.data import DATASETS, load_dataset
+from harkd.data import DATASETS, Recording, Stream, load_dataset
 from harkd.distill import DistillConfig, run_distill
 from harkd.explore import (
     AttributionExplorer,
@@ -27,6 +27,7 @@ from harkd.explore import (
     ExplorerState,
     OpenedRecording,
     _mark_controls,
+    _stream_for,
     adapt_state,
     attribution_figure,
     compute_view,
@@ -1055,6 +1056,47 @@ def test_marks_are_kept_and_those_of_another_hand_are_read(data):
     finally:
         panel.keep_marks([])
     assert panel.marks == [] and panel.controls['forget'].disabled
+
+
+def test_the_chosen_mark_is_forgotten_and_the_others_stay(data):
+    explorer = AttributionExplorer(data=data)
+    marks, forget = (explorer.controls[name] for name in ('marks', 'forget'))
+    kept = [Mark(explorer.panel.recording, k / 10, k / 10 + 0.3, f'mark {k}') for k in range(3)]
+    explorer.panel.keep_marks(kept)
+    try:
+        for chosen in (kept[1], kept[0]):
+            marks.value = chosen
+            forget.click()
+            kept.remove(chosen)
+            assert explorer.panel.marks == [m for _, m in marks.options] == kept
+    finally:
+        explorer.panel.keep_marks([])
+
+
+def test_a_mark_without_a_hidden_stretch_is_the_window_that_is_shown(data):
+    explorer = AttributionExplorer(data=data)
+    explorer.controls['name'].value = 'all of it'
+    explorer.controls['mark'].click()
+    try:
+        (mark,) = explorer.panel.marks
+        shown = explorer.views[0].time
+        assert (mark.start, mark.stop) == pytest.approx((shown[0], shown[-1]), abs=1e-4)
+    finally:
+        explorer.panel.keep_marks([])
+
+
+@pytest.mark.parametrize('units', [('m/s²',), ('m/s²', 'mm/s²', 'cm/s²')])
+def test_channels_are_taken_in_the_order_of_the_model_with_their_units(units):
+    "A stream has a unit for each channel, or one for all"
+    own = Stream(np.eye(3), np.arange(3.0), ('acc_z', 'acc_x', 'acc_y'), units)
+    poor = Stream(np.ones((3, 1)), np.arange(3.0), ('acc_x',), ('m/s²',))
+    channels = {'imu:acc': ('acc_x', 'acc_y', 'acc_z', 'acc_norm'), 'imu': ('acc_x', 'gyro_x')}
+    recording = Recording('r', 's1', 'own', {'poor': poor, 'own': own}, ())
+    stream, inputs = _stream_for(recording, ['imu', 'imu:acc'], channels)
+    assert inputs == ['imu:acc'] and stream.channels == ('acc_x', 'acc_y', 'acc_z')
+    np.testing.assert_array_equal(stream.values, np.eye(3)[:, [1, 2, 0]])
+    assert stream.units == (units if len(units) == 1 else ('mm/s²', 'cm/s²', 'm/s²'))
+    assert _stream_for(recording, ['imu'], channels) == (None, [])
 
 
 def test_a_dropped_file_is_shown_with_notes_or_refused_with_the_reason(spar_data, tmp_path):

@@ -28,7 +28,7 @@ from harkd.formats import (
     plot_pareto,
 )
 from harkd.metrics import calibration_error, fit_temperature
-from harkd.quantize import check_decisions, compare_decisions, peak_activations
+from harkd.quantize import bits_picture, check_decisions, compare_decisions, peak_activations
 from harkd.runs import Run, load_model, read_json, save_model, write_json
 from harkd.runtime import BadBundle, Bundle
 from harkd.student import ConvStudent
@@ -297,6 +297,37 @@ def test_a_file_may_lose_half_a_point_and_gain_any(worse, accepted):
             check_decisions(runner, TableModel(want), x, y, 'int8')
 
 
+@pytest.mark.parametrize(
+    'precision, margin, accepted',
+    [
+        ('int8', 0.02, True),
+        ('int8_dynamic', 0.02, True),
+        ('fp16', 0.02, False),
+        ('int8', 2.0, False),
+        ('fp16', 2.0, False),
+    ],
+)
+def test_only_int8_may_decide_windows_without_margin_otherwise(precision, margin, accepted):
+    "Of 200 windows ten are decided otherwise, half of them rightly; the others have a margin"
+    want = np.float32([[0.0, 2.0]] * 200)
+    want[:10, 1] = margin
+    got = want.copy()
+    got[:10] = got[:10, ::-1]
+    y = np.r_[np.zeros(5, int), np.ones(195, int)]
+    x = torch.arange(200.0)[:, None, None]
+
+    def runner(x):
+        return got[x[:, 0, 0].astype(int)]
+
+    if accepted:
+        found = check_decisions(runner, TableModel(want), x, y, precision)
+        assert (found['same'], found['same_sure']) == (0.95, 1.0)
+    else:
+        of_sure = ', and in 95.00% of the 200 that' if precision == 'int8' else ' [(]9'
+        with pytest.raises(ExportMismatch, match=f'in 95.00% of 200 windows{of_sure}'):
+            check_decisions(runner, TableModel(want), x, y, precision)
+
+
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 def test_one_logit_that_is_no_number_refuses_a_file(bad):
     logits = np.zeros((5, 3))
@@ -416,3 +447,32 @@ def test_litert_torch_converts_or_its_reason_is_named(monkeypatch, error, says):
     monkeypatch.setitem(sys.modules, 'litert_torch', None)
     with pytest.raises(ImportError, match='needs litert-torch: pip install litert-torch'):
         litert_bytes(net, (50, 3))
+
+
+def test_accuracy_by_bits_is_that_of_the_rounded_model():
+    "Where the labels are the model's own decisions it is their share that stays; else the rest"
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 2)).eval()
+    x = torch.randn(50, 4, 2)
+    decided = model(x).argmax(1).numpy()
+    for y, shares in ((decided, lambda kept: kept), (1 - decided, lambda kept: 100 - kept)):
+        picture = bits_picture(model, x, y, bits=3)
+        same, right, chosen = picture.panels[0].traces
+        assert same.x.tolist() == right.x.tolist() == list(range(2, 13))
+        assert same.y[0] < 100 and same.y[-1] == 100  # two bits are too few, twelve enough
+        np.testing.assert_allclose(right.y, shares(same.y), atol=1e-4)
+        assert chosen.x.tolist() == [3] and f'{same.y[1]:.1f} % of the decisions' in picture.title
+
+
+@pytest.mark.parametrize('by_channel', [True, False])
+def test_a_change_below_half_the_margin_keeps_the_decision(by_channel):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 3)).eval()
+    x = torch.randn(40, 4, 2)
+    picture = bits_picture(model, x, np.zeros(40, int), 3, by_channel)
+    change, safe = (trace.y for trace in picture.panels[1].traces)
+    top = model(x).detach().sort(1).values
+    np.testing.assert_allclose(safe, ((top[:, 2] - top[:, 1]) / 2).sort().values, rtol=1e-5)
+    kept = float(picture.title.split(':')[1].split('%')[0])
+    assert 100 * (change < safe).mean() <= kept < 100
+    assert f'one scale a {"channel" if by_channel else "layer"}' in picture.title

@@ -1,6 +1,7 @@
 "What `harkd new` guesses about files, units and names (chapter 00d), each rule at its limits"
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from harkd.experiment import DataConfig, experiment_splits
 from harkd.guess import (
     Column,
     _stamps,
+    _word_columns,
     device_of,
     guess_acc_unit,
     guess_gyro_unit,
@@ -126,6 +128,65 @@ def test_a_clock_rises(numbers, rises):
     assert not Column('t', None, ['a', 'b']).rises
 
 
+def jumping(n, *at, step=1.0):
+    "A clock of `n` steps of which some are ten times as long"
+    steps = np.full(n, step)
+    steps[list(at)] *= 10
+    return np.r_[0.0, np.cumsum(steps)]
+
+
+@pytest.mark.parametrize(
+    'numbers, counts',
+    [
+        (np.arange(100), True),
+        (np.arange(2), False),  # too few to tell
+        (np.arange(3), True),
+        (0.02 * np.arange(100), False),
+        (np.zeros(100), False),
+        (jumping(21, 9), True),
+        (jumping(20, 9), False),  # one step in twenty is another
+    ],
+)
+def test_a_counter_rises_by_one_from_row_to_row(numbers, counts):
+    assert Column('n', numbers, [str(v) for v in numbers]).counts is counts
+    assert Column('n', None, ['a', 'b', 'c']).counts is False
+
+
+def mixed(numbers):
+    return np.random.default_rng(0).permutation(numbers)
+
+
+@pytest.mark.parametrize(
+    'numbers, shuffled',
+    [
+        (mixed(0.02 * np.arange(100)), True),
+        (mixed(np.arange(19)), False),  # too few to tell
+        (mixed(np.arange(20)), True),
+        (mixed(np.r_[np.arange(92), np.zeros(8)]), True),
+        (mixed(np.r_[np.arange(91), np.zeros(9)]), False),  # a tenth of the stamps again
+        (mixed(jumping(20, 9)), True),
+        (mixed(jumping(20, 9, 15)), False),  # a tenth of the steps are others
+        (mixed(np.r_[np.nan, np.arange(50)]), False),
+    ],
+)
+def test_a_shuffled_clock_is_even_once_it_is_sorted(numbers, shuffled):
+    assert Column('t', numbers, [str(v) for v in numbers]).shuffled is shuffled
+    assert Column('t', None, ['a'] * 30).shuffled is False
+
+
+@pytest.mark.parametrize('distinct, label', [(0, False), (1, True), (60, True), (61, False)])
+def test_a_column_of_few_words_may_name_activities(distinct, label):
+    def taken(name, numbers=None, texts=None):
+        texts = [f'word {k}' for k in range(distinct)] if texts is None else texts
+        column = Column(name, numbers, texts)
+        return _word_columns(SimpleNamespace(columns=[column], time='t', subject='who')) != []
+
+    assert taken('what') is label
+    others = ('t', 'who', 'subject', 'participant')
+    assert not any(map(taken, others)) and not taken('n', numbers=np.arange(distinct))
+    assert not taken('day', texts=['2024-01-31 10:00:00'] * 5)
+
+
 @pytest.mark.parametrize('scale, unit', [(1, 's'), (1e3, 'ms'), (1e6, 'us'), (1e9, 'ns')])
 @pytest.mark.parametrize('start', [0.0, 1.7e9])
 @pytest.mark.parametrize('hz', [20.0, 200.0])
@@ -234,6 +295,17 @@ def test_short_labels_of_a_column_get_short_windows(tmp_path):
         logger_file(tmp_path / 'slow' / f'p{k}.csv', hz=20, seconds=30, label='sit,walk,run')
     m = guess_manifest(tmp_path / 'slow').manifest
     assert (m['window_s'], m['stride_s']) == (2, 1)
+
+
+def test_files_without_a_table_or_a_sensor_are_left_out_and_named(tmp_path):
+    for who in ('ann', 'bob'):
+        logger_file(tmp_path / f'{who}_sit.csv')
+        (tmp_path / f'{who}_pulse.csv').write_text('when,pulse\n' + '1,60\n2,61\n' * 9)
+    (tmp_path / 'notes.csv').write_text('hello\n')
+    guess = guess_manifest(tmp_path)
+    assert 'left out: notes.csv, no table (has fewer than three rows)' in guess.guessed
+    assert 'left out: 2 files like ann_pulse.csv, without a sensor' in guess.guessed
+    assert [path.name for path in guess.recordings.file] == ['ann_sit.csv', 'bob_sit.csv']
 
 
 def test_two_devices_are_two_streams_and_the_watch_is_the_students(tmp_path):

@@ -314,6 +314,16 @@ def test_an_accelerometer_is_kept_where_the_gyroscope_was_there(first, last, kep
         np.testing.assert_allclose(stream.values[:, 3], stream.values[:, 0])
 
 
+@pytest.mark.parametrize('n, kept', [(1, 0), (2, 1), (3, 1)])
+def test_samples_more_than_a_second_apart_are_a_recording_from_two_on(n, kept):
+    time, turned = 1.5 * np.arange(n), np.arange(0, 6.0, 0.5)
+    acc, gyro = (np.c_[t, t, 0 * t, 0 * t] for t in (time, turned))
+    streams = list(_realworld_streams(acc, gyro, 'waist'))
+    assert [len(s.values) for s in streams] == [n] * kept
+    found = _hhar_stretch(of_phone(time), of_phone(turned), 'phone')
+    assert (found is not None) == bool(kept)
+
+
 def test_devices_of_hhar_are_never_mixed(tmp_path):
     write(tmp_path, 'hhar')
     recordings = load_dataset('hhar', tmp_path).recordings

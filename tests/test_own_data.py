@@ -12,9 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harkd.data import BadRecording, load_dataset
+from harkd.data import DATASETS, BadRecording, load_dataset
 from harkd.distill import DistillConfig
-from harkd.inspect import _grouped, check_command, check_study, new_command
+from harkd.inspect import (
+    _grouped,
+    check_command,
+    check_study,
+    describe_study,
+    list_command,
+    new_command,
+)
 from harkd.preprocess import cut_windows, downsample
 from harkd.sessions import read_manifest, reader_notes
 from harkd.split import by_subject, dev_loso_splits
@@ -573,6 +580,30 @@ def test_equal_notes_are_one_row_in_the_order_in_which_they_came():
     found = _grouped(notes)
     assert found.kind.tolist() == ['z', 'y', 'a'] and found.times.tolist() == [1, 2, 1]
     assert found['for example'].tolist() == ['a units of g', 'b spread 3 packets', f'c {texts[3]}']
+
+
+def test_the_list_of_data_sets_has_a_line_for_each_and_says_which_is_here(monkeypatch, tmp_path):
+    monkeypatch.setenv('HARKD_DATA', str(tmp_path))
+    (tmp_path / 'wisdm').mkdir()
+    (tmp_path / 'wisdm' / 'a.txt').touch()
+    lines = []
+    assert list_command(say=lines.append) == 0
+    assert [line.split()[0] for line in lines] == list(DATASETS)
+    assert all(line.endswith(card.title) for line, card in zip(lines, DATASETS.values()))
+    (here,) = (line for line in lines if line.startswith('wisdm'))
+    assert str(tmp_path / 'wisdm') in here
+    (away,) = (line for line in lines if line.startswith('utd_mhad '))
+    assert ' not here ' in away
+
+
+def test_a_description_says_who_trains_and_who_tests(tmp_path):
+    facts = describe_study(write_study(tmp_path, test_subjects=['p2'])).facts
+    assert facts['recordings'] == '9 of 3 subjects, 1.2 min'
+    assert facts['training subjects'] == 'p1, p3' and facts['test subjects'] == 'p2'
+    assert facts['windows'] == '2 s every 1 s at 50 Hz'
+    assert facts['inputs'] == 'student wrist; teacher wrist'
+    facts = describe_study(write_study(tmp_path)).facts
+    assert 'training subjects' not in facts and 'test subjects' not in facts
 
 
 @pytest.mark.parametrize('name', ['wisdm', 'sp_sw_har'])

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from harkd.data import Dataset, Recording, Stream
+from harkd.data import DATASETS, Dataset, Recording, Span, Stream
 from harkd.encoder import WearableEncoder
+from harkd.preprocess import cut_windows
 from harkd.pretrain import (
     OFFICIAL_TEST_SUBJECTS,
     CorpusLoader,
@@ -25,6 +26,7 @@ from harkd.pretrain import (
     save_encoder,
     save_store,
 )
+from harkd.probe import ProbeConfig, train_scratch
 from harkd.runs import DamagedFile
 from harkd.synth import synth_dataset
 from tests.conftest import data
@@ -229,12 +231,58 @@ def test_official_test_subjects_are_never_gathered(tmp_path):
     assert set(store.subjects) == {'s1', 's3', 's5', 's7'}
 
 
-@pytest.mark.parametrize('coin, drawn', [(0.49, 1), (0.5, 3)])
-def test_one_unit_is_drawn_or_all_of_them_each_half_of_the_time(store, coin, drawn):
-    three = replace(store, units=('wrist', 'hip', 'ankle'))
-    loader = CorpusLoader((three,), PretrainConfig())
-    found = loader._draw_units(three, lambda n: torch.full((n,), coin), torch.Generator())
-    assert len(found) == drawn and set(found.tolist()) <= {0, 1, 2}
+def still_recording(**streams):
+    "Each sensor shows one value for four seconds"
+    made = {}
+    for name, (values, start) in streams.items():
+        channels = tuple(f'acc_{a}' for a in 'xyz'[: len(values)])
+        rows = np.tile(np.float64(values), (200, 1))
+        made[name] = Stream(rows, start + np.arange(200) / 50, channels, ('m/s²',))
+    return Dataset(
+        DATASETS['synth'], [Recording('r', 's1', 'synth', made, (Span('a', 1.0, 2.0),))], 'h'
+    )
+
+
+def test_values_beyond_sixteen_bits_stay_at_the_largest_and_the_smallest():
+    "At 1/200 m/s² a step, thus beyond ±164 m/s²"
+    store = make_store(still_recording(imu=([1000.0, -1000.0, 9.8], 0.0)))
+    assert store.values.dtype == torch.int16
+    assert store.values[10, 0].tolist() == [32767, -32768, 1960, 0, 0, 0]
+
+
+def test_streams_of_a_store_begin_and_end_together():
+    "The second begins a second later; labels are counted from there"
+    store = make_store(still_recording(wrist=([1.0], 0.0), foot=([2.0], 0.5)))
+    assert store.values[0, :, 0].tolist() == [200, 400]
+    assert store.units == ('wrist', 'foot') and abs(len(store.values) - 175) <= 1
+    assert store.spans.tolist() == [[25, 75, 0]]
+
+
+def test_a_student_from_scratch_trains_on_the_labelled_windows_for_so_many_steps(monkeypatch):
+    windows = cut_windows(synth_dataset(3, 4), ('imu',))
+    told = {}
+
+    def train(student, loader, loss, cfg):
+        told.update(loader=loader, cfg=cfg)
+
+    monkeypatch.setattr('harkd.probe.train', train)
+    held = (windows.table.subject == 's3').to_numpy()
+    ids = np.flatnonzero(~held)[:34]
+    guess = train_scratch(ProbeConfig(scratch_steps=7), windows, 'imu', ids, held, 5)
+    loader, cfg = told['loader'], told['cfg']
+    assert loader.split.train.tolist() == ids.tolist() and len(guess) == held.sum()
+    assert set(loader.norm.fitted_on) <= {'s1', 's2'}
+    assert [len(loader.ids(0, step)) for step in range(loader.steps)] == [32, 2]
+    assert (cfg.epochs, cfg.seed) == (3, 5)  # of two steps each
+
+
+@pytest.mark.parametrize('n', [2, 3])
+@pytest.mark.parametrize('coin, all_of_them', [(0.49, False), (0.5, True)])
+def test_one_unit_is_drawn_or_all_of_them_each_half_of_the_time(store, coin, all_of_them, n):
+    several = replace(store, units=('wrist', 'hip', 'ankle')[:n])
+    loader = CorpusLoader((several,), PretrainConfig())
+    found = loader._draw_units(several, lambda n: torch.full((n,), coin), torch.Generator())
+    assert len(found) == (n if all_of_them else 1) and set(found.tolist()) <= set(range(n))
 
 
 def test_of_a_single_unit_nothing_is_drawn(store):

@@ -172,6 +172,42 @@ def test_matlab_files_of_all_kinds_are_let_through(tmp_path):
             check_mat(file.getvalue())
 
 
+@pytest.mark.parametrize('compressed', [False, True])
+def test_an_empty_cell_without_content_is_let_through(compressed):
+    "As MATLAB writes cells that were never set: an element of no bytes"
+    file = io.BytesIO()
+    scipy.io.savemat(file, {'c': np.array([['walk', 1.0]], object)})
+    whole = file.getvalue()
+    *_, size = struct.unpack_from('<II', whole, 128)
+    number = 64  # bytes of the last cell, 8 of them its head
+    element = struct.pack('<II', 14, size - number + 8) + whole[136:-number]
+    element += struct.pack('<II', 14, 0)
+    if compressed:
+        packed = zlib.compress(element)
+        element = struct.pack('<II', 15, len(packed)) + packed
+    check_mat(whole[:128] + element)
+    cells = scipy.io.loadmat(io.BytesIO(whole[:128] + element))['c'][0]
+    assert cells[0] == 'walk' and cells[1].size == 0
+
+
+def nested(levels):
+    "A number in a cell in a cell ..."
+    cell = np.array([[1.0]])
+    for _ in range(levels):
+        outer = np.empty((1, 1), object)
+        outer[0, 0] = cell
+        cell = outer
+    file = io.BytesIO()
+    scipy.io.savemat(file, {'c': cell})
+    return file.getvalue()
+
+
+def test_cells_are_nested_twenty_levels_deep_at_most():
+    check_mat(nested(20))
+    with pytest.raises(ValueError, match='nested too deeply'):
+        check_mat(nested(21))
+
+
 def test_missing_files_are_named(tiny_utd):
     (tiny_utd / SKELETON).unlink()
     with pytest.raises(BadRecording, match=f'{SKELETON}: missing'):
@@ -283,8 +319,9 @@ def test_trials_of_utd_mhad_are_in_si_units_at_the_place_that_was_published(tiny
     assert np.allclose(np.diff(imu.time), 0.02) and imu.time[0] == 0
 
 
-def test_windows_of_uci_har_are_in_si_units(tmp_path):
-    "Published in g; the gyroscope in rad/s already"
+@pytest.fixture
+def tiny_uci(tmp_path):
+    "Two windows of ones in each part of UCI HAR"
     for part in ('train', 'test'):
         folder = tmp_path / part / 'Inertial Signals'
         folder.mkdir(parents=True)
@@ -292,12 +329,37 @@ def test_windows_of_uci_har_are_in_si_units(tmp_path):
         for sensor in ('total_acc', 'body_gyro'):
             for axis in 'xyz':
                 np.savetxt(folder / f'{sensor}_{axis}_{part}.txt', np.ones((2, 128)))
-    recordings = read_uci_har(tmp_path)
+    return tmp_path
+
+
+def test_windows_of_uci_har_are_in_si_units(tiny_uci):
+    "Published in g; the gyroscope in rad/s already"
+    recordings = read_uci_har(tiny_uci)
     assert [rec.group for rec in recordings] == ['train', 'train', 'test', 'test']
     assert [rec.spans[0].label for rec in recordings[:2]] == ['WALKING', 'LAYING']
     values, time = recordings[0].streams['imu'].read()
     assert np.allclose(values[:, :3], 9.80665) and np.allclose(values[:, 3:], 1.0)
     assert np.allclose(np.diff(time), 0.02)
+
+
+SHORT = np.ones((2, 127))
+
+
+@pytest.mark.parametrize(
+    'file, rows, message',
+    [
+        ('test/y_test.txt', [[3], [7]], 'y_test.txt: row 2 is 7, expected 1 to 6'),
+        ('train/y_train.txt', [[0], [1]], 'y_train.txt: row 1 is 0, expected 1 to 6'),
+        ('test/Inertial Signals/body_gyro_y_test.txt', SHORT, r'\(2, 127\), expected \(2,128\)'),
+        ('train/Inertial Signals/total_acc_x_train.txt', None, 'total_acc_x_train.txt: missing'),
+    ],
+)
+def test_what_is_wrong_in_uci_har_is_named(tiny_uci, file, rows, message):
+    (tiny_uci / file).unlink()
+    if rows is not None:
+        np.savetxt(tiny_uci / file, rows, '%d')
+    with pytest.raises(BadRecording, match=message):
+        read_uci_har(tiny_uci)
 
 
 @pytest.mark.parametrize('wrong', [b']', b'[', b'\x00', b"'"])

@@ -428,6 +428,20 @@ def test_a_flipped_bit_that_changes_no_value_is_noticed(tmp_path):
         read_sealed(sealed)
 
 
+def test_what_an_older_version_wrote_without_a_seal_is_read_and_half_a_seal_is_refused(tmp_path):
+    path = tmp_path / 'row.json'
+    for value in ({'seed': 3}, [{'seed': 3}], 7):
+        write_json(path, value)
+        assert read_sealed(path) == value
+        write_sealed(path, value)
+        assert read_sealed(path) == value
+    whole = read_json(path)
+    for missing in whole:
+        write_json(path, {k: v for k, v in whole.items() if k != missing})
+        with pytest.raises(DamagedFile, match='row.json was changed after it was written'):
+            read_sealed(path)
+
+
 WRITER = """
 import os, sys, time
 from unittest import mock

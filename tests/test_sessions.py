@@ -1,15 +1,27 @@
 "Your own data: a real data set, rewritten as the CSVs of another lab, trains without code"
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from harkd.data import BadRecording, load_dataset
+from harkd.data import BadRecording, Recording, load_dataset
 from harkd.distill import DistillConfig, open_run, run_distill
-from harkd.sessions import read_manifest, study_problems, unit_scale
+from harkd.plausibility import Rest
+from harkd.sessions import (
+    _check_rests,
+    _check_turns,
+    _rate,
+    _Study,
+    read_manifest,
+    save_sessions,
+    study_problems,
+    unit_scale,
+)
+from harkd.synth import synth_dataset
 from tests.conftest import data
 
 STANDARD_GRAVITY = 9.80665
@@ -281,3 +293,96 @@ def test_a_unit_is_converted_to_si(unit, factor):
 def test_a_unit_that_cannot_be_meant_is_refused(unit):
     with pytest.raises(BadRecording, match='a.csv, column ax: unknown unit .*, use one of: '):
         unit_scale(unit, 'a.csv, column ax')
+
+
+def study_of(rests=(), rates=(), turns=(), gravity=True, **manifest):
+    "What the reader has collected of a study of one stream; of rests: m/s² and whether quiet"
+    stream = {'columns': COLUMNS, 'units': {'acc': 'm/s2'}, 'gravity': gravity}
+    rests = [
+        (f'r{k}', Path(f'r{k}.csv'), 'wrist', 'acc', 'm/s2', Rest(*rest))
+        for k, rest in enumerate(rests)
+    ]
+    turns = {'wrist': [(f'r{k}', top) for k, top in enumerate(turns)]} if turns else {}
+    manifest = {'streams': {'wrist': stream}, **manifest}
+    return _Study(Path('lab'), manifest, [], rests, {'wrist': list(rates)}, turns)
+
+
+def test_a_recording_in_another_unit_than_the_others_is_named():
+    quiet, in_g = (9.8, True), (1.0, True)
+    with pytest.raises(BadRecording, match="r2.csv: acc: .*likely in 'g'.*unlike the other"):
+        _check_rests(study_of([quiet, quiet, in_g]))
+    with pytest.raises(BadRecording, match="manifest.json: .*likely in 'g'.*median of 3"):
+        _check_rests(study_of([quiet, in_g, in_g]))
+
+
+@pytest.mark.parametrize('magnitude, refused', [(1.9, True), (2.0, False), (50, False), (51, True)])
+def test_a_magnitude_at_rest_beyond_five_times_the_usual_is_refused_and_less_is_noted(
+    magnitude, refused
+):
+    study = study_of([(10.0, True), (10.0, True), (magnitude, False)])
+    if refused:
+        with pytest.raises(BadRecording, match=r"r2.csv: .*is it in 'm/s2' as they are\?"):
+            _check_rests(study)
+    else:
+        _check_rests(study)
+        assert [(n.kind, n.recording, n.file) for n in study.notes] == [('unit', 'r2', 'r2.csv')]
+
+
+def test_without_gravity_every_small_magnitude_at_rest_may_be():
+    study = study_of([(0.2, True), (0.1, True), (4.0, False)], gravity=False)
+    _check_rests(study)
+    assert study.notes == []
+
+
+@pytest.mark.parametrize(
+    'turns, odd',
+    [((1, 1, 14), 0), ((1, 1, 15), 1), ((15, 15, 1), 1), ((15, 15, 1.1), 0), ((1, 99), 0)],
+)
+def test_a_gyroscope_that_reaches_fifteen_times_as_far_as_those_of_two_others_is_noted(turns, odd):
+    recordings = [Recording(f'r{k}', f'p{k}', 'lab', {}, ()) for k in range(3)]
+    study = study_of(turns=turns)
+    _check_turns(study, recordings)
+    assert len(study.notes) == odd
+    assert all("of subject 'p2' reaches" in n.text for n in study.notes)
+
+
+@pytest.mark.parametrize(
+    'rates, given, rate, says',
+    [
+        ((50.4, 49.9, 50.6), {}, 50.0, "'fs' is not given: 50 Hz"),
+        ((4.96,), {}, 5.0, "'fs' is not given: 5 Hz"),
+        ((0.1234,), {}, 0.12, "'fs' is not given: 0.12 Hz"),
+        ((50.4, np.nan), {'fs': 50}, 50.0, ''),
+        ((51.5,), {'fs': 50}, 50.0, "recorded at 51.5 Hz, 'fs' is 50"),
+        ((48.5,), {'fs': 50}, 50.0, "recorded at 48.5 Hz, 'fs' is 50"),
+        ((np.nan,), {'fs': 50}, 50.0, ''),
+    ],
+)
+def test_the_rate_is_the_declared_or_the_rounded_measured_one(rates, given, rate, says):
+    study = study_of(rates=rates, **given)
+    assert _rate(study) == rate
+    assert len(study.notes) == bool(says) and all(says in n.text for n in study.notes)
+
+
+def test_a_rate_that_nobody_can_know_is_asked_for():
+    with pytest.raises(BadRecording, match="no rate can be measured; say 'fs'"):
+        _rate(study_of(rates=[np.nan]))
+
+
+@pytest.mark.parametrize('name, kept', [('synth', 'synth_copy'), ('lab', 'lab'), ('', 'sessions')])
+def test_saved_recordings_are_read_back_and_a_copy_of_published_ones_says_so(tmp_path, name, kept):
+    data = synth_dataset(2, 1)
+    card = replace(data.card, name=name or 'sessions', window_s=1.5, train_subjects=('s2',))
+    first = data.recordings[:2] + data.recordings[-1:]
+    save_sessions(replace(data, card=card, recordings=first), tmp_path / 'saved')
+    manifest = read_manifest(tmp_path / 'saved')
+    assert (manifest['name'], manifest['fs'], manifest['window_s']) == (kept, 50, 1.5)
+    again = load_dataset('sessions', tmp_path / 'saved')
+    assert again.card.name == kept and again.card.train_subjects == ('s2',)
+    for a, b in zip(again.recordings, first, strict=True):
+        assert (a.id, a.subject, a.spans[0].label) == (b.id, b.subject, b.spans[0].label)
+        for stream in ('imu', 'skeleton'):
+            one, other = a.streams[stream], b.streams[stream]
+            assert (one.channels, one.units) == (other.channels, other.units)
+            np.testing.assert_allclose(one.values, other.values, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(one.time, other.time, atol=1e-9)

@@ -100,6 +100,19 @@ def test_predictions_without_their_origin_are_refused(toy, old, new, message):
         read_predictions('toy')
 
 
+@pytest.mark.parametrize('rows', [slice(0, 1), slice(2, 3)])
+def test_one_window_without_its_data_is_enough_to_refuse_a_table(toy, rows):
+    path = write_predictions('toy', toy)
+    table = pd.read_csv(path)
+    table.loc[table.index[rows], 'data_hash'] = None
+    table.to_csv(path, index=False)
+    with pytest.raises(ValueError, match="'toy.*' does not say which data"):
+        read_predictions('toy')
+    table.drop(columns='data_hash').to_csv(path, index=False)
+    with pytest.raises(ValueError, match="'toy.*' does not say which data"):
+        read_predictions('toy')
+
+
 def test_a_missing_table_is_named():
     with pytest.raises(FileNotFoundError, match="no predictions 'nothing'"):
         read_predictions('nothing')
@@ -202,8 +215,19 @@ def test_tables_of_classes_subjects_and_confusions(toy):
     control, distilled = toy[toy.arm == 'control'], toy[toy.arm == 'distilled']
     assert confusions(control, CLASSES).values.tolist() == [['walk', 'run', 1, 1.0]]
     assert len(confusions(distilled, CLASSES)) == 0
-    labels = plot_predictions(class_table(toy, CLASSES)).get_yticklabels()
-    assert labels[-1].get_text() == 'run'  # worst on top
+
+
+def test_a_line_joins_the_worst_and_the_best_model_of_a_class(toy):
+    "The distilled student is right everywhere, the control never in the class on top"
+    ax = plot_predictions(class_table(toy, CLASSES), title='toy')
+    assert [t.get_text() for t in ax.get_yticklabels()][-1] == 'run'  # worst on top
+    lines, *dots = ax.collections
+    ends = [segment[:, 0].tolist() for segment in lines.get_segments()]
+    assert ends == [[100, 100], [100, 100], [0, 100]]
+    right = {d.get_label(): d.get_offsets()[:, 0].tolist() for d in dots}
+    assert right == {'control: conv': [100, 100, 0], 'distilled: conv': [100, 100, 100]}
+    assert (ax.get_title(), ax.get_xlabel()) == ('toy', 'correct (%)')
+    assert ax.get_legend() is not None
 
 
 def test_runs_are_compared_and_kept(tmp_path):

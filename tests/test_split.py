@@ -213,6 +213,17 @@ def test_processes_share_a_batch_without_overlap(loader):
     assert sorted(sum(halves, [])) == sorted(loader.train(2, 1).ids.tolist())
 
 
+@pytest.mark.parametrize('rank, key', [(0, (3, 2, 1)), (1, (3, 2, 1, 1))])
+def test_a_process_draws_its_changes_by_seed_epoch_step_and_its_number(loader, rank, key):
+    "The first process draws those of a training without others"
+    batch = loader.train(2, 1, epochs=4, rank=rank, world=2)
+    generator = torch.Generator().manual_seed(step_seed(*key))
+    ids, progress = loader.ids(2, 1)[rank::2], (2 + 1 / 3) / 4
+    drawn = loader.augment.windows(loader.split.windows, ids, loader.norm, generator, progress)
+    assert torch.equal(batch.x['imu'], drawn.x['imu'])
+    assert not torch.equal(batch.x['imu'], loader.norm(loader.split.windows.batch(ids)).x['imu'])
+
+
 def test_statistics_come_from_the_training_part_and_evaluation_keeps_the_order(loader, split):
     windows = split.windows
     assert loader.norm == Normalizer.fit(windows, split.train)

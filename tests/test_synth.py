@@ -96,6 +96,18 @@ def test_a_data_set_depends_on_its_seed_alone_and_passes_the_checks():
     assert len(read_synth()) == len(load_dataset('synth').recordings)
 
 
+@pytest.mark.parametrize('fs', [20.0, 50.0])
+def test_a_movement_of_two_to_three_and_a_half_seconds_fills_its_recording(fs):
+    for recording in synth_dataset(subjects=2, trials=1, fs=fs).recordings:
+        time = recording.streams['imu'].time
+        (span,) = recording.spans
+        assert (time[0], span.start) == (0, 0) and 2 <= span.stop <= 3.5 + 1 / fs
+        assert span.stop == pytest.approx(time[-1] + 1 / fs)
+        np.testing.assert_allclose(np.diff(time), 1 / fs)
+        np.testing.assert_array_equal(recording.streams['skeleton'].time, time[::2])
+        assert recording.id.startswith(span.label)
+
+
 def test_unknown_actions_are_rejected():
     with pytest.raises(
         ValueError, match=f"unknown action 'fly', choose one of: {SYNTH_ACTIONS[0]}"

@@ -136,7 +136,8 @@ def rocket(windows):
     loader = BatchLoader.fit(by_subject(windows, ['s1', 's2', 's3'], ['s4']))
     model = RocketTeacher(window=windows.length['imu'], classes=6, kernels=500)
     threads = torch.get_num_threads()
-    fit_rocket(model, loader)
+    (chosen,) = fit_rocket(model, loader)
+    model.factor = chosen['factor']
     assert torch.get_num_threads() == threads
     return model, next(loader.eval_batches(loader.split.val))
 
@@ -163,6 +164,13 @@ def test_minirocket_has_as_many_features_as_kernels():
 def test_minirocket_recognises_a_subject_who_was_left_out(rocket):
     model, batch = rocket
     assert (model(*both(batch)).argmax(1) == batch.y).float().mean() > 0.5
+
+
+def test_logits_of_minirocket_are_the_factor_times_scores_that_sum_to_one(rocket):
+    "As the targets of its ridge regression do"
+    model, batch = rocket
+    assert model.factor > 1
+    torch.testing.assert_close(model(*both(batch)).sum(1), torch.full((18,), model.factor))
 
 
 def test_a_saved_minirocket_is_the_same_function(rocket):

@@ -4,6 +4,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,14 @@ from harkd.runtime import seal_bundle
 from harkd.split import BatchLoader, by_subject
 from harkd.student import STUDENTS, ConvStudent, Features, make_student
 from harkd.synth import synth_dataset
-from harkd.testing import CheckFailed, check_bundle, check_dataset, check_loss, check_student
+from harkd.testing import (
+    CheckFailed,
+    _does_not_learn,
+    check_bundle,
+    check_dataset,
+    check_loss,
+    check_student,
+)
 
 
 def listed(suite, names):
@@ -167,6 +175,31 @@ def test_a_broken_student_is_found(name):
         check()
 
 
+class Table(torch.nn.Module):
+    "Logits that are learnt by heart, the faster the larger the factor"
+
+    def __init__(self, factor, y, classes):
+        super().__init__()
+        self.z, self.factor = torch.nn.Parameter(torch.zeros(len(y), classes)), factor
+
+    def forward(self, x):
+        return self.factor * self.z
+
+
+@pytest.mark.parametrize(
+    'classes, factor, says',
+    [(6, 3.0, ''), (6, 1.0, '1.792, then 1.6'), (2, 1.0, '0.693, then 0.63')],
+)
+def test_a_student_learns_whose_loss_falls_by_a_tenth(classes, factor, says):
+    y = torch.arange(12) % classes
+    model = Table(factor, y, classes)
+    case = SimpleNamespace(model=lambda: model, x=torch.zeros(12, 4, 2), batch=SimpleNamespace(y=y))
+    found = _does_not_learn(case)
+    assert found.startswith(says) and bool(found) == bool(says)
+    model.register_parameter('idle', torch.nn.Parameter(torch.zeros(1)))
+    assert _does_not_learn(case) == 'no gradient for idle'
+
+
 def changed(rec, **stream):
     return replace(rec, streams={**rec.streams, 'imu': replace(rec.streams['imu'], **stream)})
 
@@ -242,6 +275,93 @@ def test_a_broken_data_set_is_found(name, simulated):
     (check,) = (c for c in check_dataset(broken, generate_only=True) if c.name == name)
     with pytest.raises(CheckFailed, match=f'{name}: expected'):
         check()
+
+
+def scaled(columns, factor):
+    def change(rec):
+        values = np.array(rec.streams['imu'].values)
+        values[:, columns] *= factor
+        return changed(rec, values=values)
+
+    return change
+
+
+def timed(factor):
+    return lambda rec: changed(rec, time=np.asarray(rec.streams['imu'].time) * factor)
+
+
+def the_last(n, change):
+    "Of 12 recordings"
+    return lambda data: replace(
+        data, recordings=[*data.recordings[:-n], *map(change, data.recordings[-n:])]
+    )
+
+
+def labelled(start, end):
+    "From `start` to `end` seconds after the recording's own end"
+
+    def change(rec):
+        return replace(rec, spans=(Span(rec.spans[0].label, start, rec.duration + end),))
+
+    return change
+
+
+def one_class_more(data):
+    return card(classes=(*data.card.classes, 'fly'))(data)
+
+
+ACC, GYRO, IN_G = slice(0, 3), slice(3, 6), 1 / 9.80665
+FOUND = [
+    ('recordings', lambda data: replace(data, recordings=[]), 'no recordings'),
+    ('ids', of_another_subject, "'wave_s1_t1' 2 times"),
+    ('subjects', BROKEN_DATA['subjects'], '1 recordings without a subject'),
+    ('subjects', lambda data: replace(data, recordings=data.recordings[:6]), 'one subject'),
+    ('split', BROKEN_DATA['split'], r"\['s1'\] in both lists"),
+    ('split', card(test_subjects=('s9',)), r"\['s9'\], whom no recording shows"),
+    ('labels', one_class_more, 'fly'),
+    ('units', BROKEN_DATA['units'], "acc_x in 'g' instead of 'm/s²'"),
+    ('units', first(lambda rec: changed(rec, units=('m/s²',))), "gyro_x in 'm/s²' instead"),
+    ('values', BROKEN_DATA['values'], 'acc_x reaches 2.15e[+]09 m/s²'),
+    ('gravity', the_last(7, scaled(ACC, IN_G)), '7 of 12 recordings, e.g. .acc. at rest'),
+    ('gravity', every(scaled(GYRO, 57.3)), "likely in 'deg/s'"),
+    ('clock', first(timed(-1.0)), "'imu' runs backwards or"),
+    ('clock', first(timed(np.nan)), "'imu' runs backwards or has times that are no numbers"),
+    ('clock', BROKEN_DATA['clock'], "'imu' at 5e[+]04 Hz"),
+    ('spans', first(labelled(0.0, 1.1)), 'wave_s1_t1: Span.* of 2.0 s'),
+    ('spans', first(labelled(-1.1, 0.0)), 'wave_s1_t1: Span.* of 2.0 s'),
+    ('shared', twice_under_two_names, "samples of wave_.*_copy, stream 'imu' again in wave_"),
+    ('windows', one_class_more, 'fly'),
+    ('windows', first(scaled(ACC, 1e39)), 'values that are no numbers in imu'),
+]
+
+
+@pytest.mark.parametrize('name, change, says', FOUND)
+def test_what_is_wrong_with_a_data_set_is_said(name, change, says, simulated):
+    checks = check_dataset(change(simulated), generate_only=True)
+    (check,) = (c for c in checks if c.name == name)
+    with pytest.raises(CheckFailed, match=f'{name}: expected [^;]+; found .*{says}'):
+        check()
+
+
+def of_nobody(data):
+    return every(lambda rec: replace(rec, subject=None))(twice_under_two_names(data))
+
+
+UNHARMED = [
+    ('gravity', the_last(6, scaled(ACC, IN_G))),  # half of them may be worn oddly
+    ('spans', first(labelled(-1.0, 1.0))),
+    (
+        'shared',
+        lambda data: every(lambda rec: replace(rec, subject=None))(of_another_subject(data)),
+    ),
+]
+
+
+@pytest.mark.parametrize('name, change', UNHARMED)
+def test_what_a_data_set_may_be(name, change, simulated):
+    checks = check_dataset(change(simulated), generate_only=True)
+    (check,) = (c for c in checks if c.name == name)
+    check()
 
 
 @pytest.fixture(scope='module')
