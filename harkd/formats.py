@@ -148,7 +148,7 @@ def _check_extremes(runner, x, what):
     try:
         logits = runner(x.numpy())
     except Exception as e:  # each engine has its own errors
-        reason = str(e).splitlines()[0][:200]
+        reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
         raise ExportMismatch(f'{what} fails when it runs: {reason}. No file was written') from e
     if not np.isfinite(logits).all():
         raise ExportMismatch(f'{what} gives no number on extreme windows. No file was written')

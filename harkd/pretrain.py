@@ -766,7 +766,7 @@ def reconstruction_picture(
         (true, 'what was there'),
     ):
         power = values[:, 12:62].unflatten(-1, (10, 5))[..., 4].T
-        rows = bands if not panels else [''.join(' ' * k) for k in range(len(bands))]
+        rows = bands if not panels else [' ' * k for k in range(len(bands))]
         panels.append(Panel((heat(time, rows, power),), title, 'time (s)'))
     title = f'After {steps} steps: error of hidden frames {errors[0]:.2f}'
     title += f', of the mean of the others {errors[1]:.2f}'

@@ -198,7 +198,7 @@ def litert_bytes(
             converted = litert_torch.convert(model.eval(), (torch.zeros(1, *shape),))
             converted.export(f'{tmp}/model.tflite')
         except Exception as e:  # whatever a converter complains of is a failed export
-            reason = str(e).splitlines()[0][:200]
+            reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
             raise ExportMismatch(
                 f'litert-torch cannot express {type(model).__name__}: {reason}. No file was written'
             ) from e

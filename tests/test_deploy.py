@@ -400,6 +400,24 @@ def test_stamps_and_values_that_no_sensor_gives_are_left_out():
         assert resampler.left_out == left_out
 
 
+def test_magnitudes_of_a_bundle_stand_where_they_stood_in_training():
+    channels = ['left_acc_norm', 'gyro_z', 'gyro_y', 'gyro_x', 'gyro_norm']
+    channels += [f'left_acc_{a}' for a in 'xyz']
+    bundle = Bundle.__new__(Bundle)  # without its files
+    bundle.about = dict(channels=channels)
+    bundle.raw = [c for c in channels if not c.endswith('norm')]
+    bundle.order = [channels.index(c) for c in (*bundle.raw, 'left_acc_norm', 'gyro_norm')]
+    bundle.mean, bundle.std = np.float32(range(8)), np.float32(range(1, 9))
+    raw = np.array([[[0.0, 3.0, 4.0, 1.0, 2.0, 2.0]]])  # gyro z, y, x, acc x, y, z
+    found = bundle.prepare(raw) * bundle.std + bundle.mean
+    np.testing.assert_allclose(found, [[[3.0, 0.0, 3.0, 4.0, 5.0, 1.0, 2.0, 2.0]]], atol=1e-5)
+    mean, std = bundle.raw_statistics
+    assert (mean.tolist(), std.tolist()) == ([1, 2, 3, 5, 6, 7], [2, 3, 4, 6, 7, 8])
+    bundle.about, bundle.raw = dict(channels=['a', 'b']), ['a', 'b']
+    bundle.mean, bundle.std = np.float32([1, 2]), np.float32([2, 4])
+    assert bundle.prepare(np.array([[[3.0, 0.0]]])).tolist() == [[[1.0, -0.5]]]
+
+
 class DoublingInterpreter:
     "Of a file whose type is its content: twice the last sample, in the steps of its numbers"
 

@@ -23,6 +23,7 @@ from harkd.distill import (
     _fit_teacher,
     _fold_student,
     _result_row,
+    _teacher_name,
     check_experiment,
     check_methods,
     distill,
@@ -448,6 +449,14 @@ def test_a_pretrained_teacher_learns_at_a_quarter_of_the_rate(monkeypatch, pretr
 def test_an_ensemble_of_kinds(windows):
     ensemble = untrained_teacher('fusion,wide', windows, ('imu', 'skeleton'))
     assert [type(model).__name__ for model in ensemble.models] == ['FusionTeacher'] * 2
+
+
+@pytest.mark.parametrize('finished, name', [(True, 'wide'), (False, 'teacher')])
+def test_a_teacher_of_another_run_has_the_name_of_its_model(monkeypatch, finished, name):
+    rows = [dict(arm='control', model='conv_8k'), dict(arm='teacher', model='wide')]
+    other = SimpleNamespace(finished=finished, metrics=dict(rows=rows) if finished else {})
+    monkeypatch.setattr('harkd.distill.Run', lambda folder: {'runs/a': other}[folder])
+    assert _teacher_name(replace(CFG, teacher='runs/a'), None) == name
 
 
 def test_a_teacher_from_other_data_is_refused(run, windows):

@@ -1,8 +1,10 @@
 "Bundles of a run: what is written, what is refused, and what stays as it was"
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -30,7 +32,9 @@ from harkd.metrics import calibration_error, fit_temperature
 from harkd.quantize import bits_picture, check_decisions, compare_decisions, peak_activations
 from harkd.runs import Run, load_model, read_json, save_model, write_json
 from harkd.runtime import BadBundle, Bundle
+from harkd.student import ConvStudent
 from harkd.testing import check_bundle as check_bundle_suite
+from harkd.tflite import litert_bytes
 from tests.flip_bytes import export_all
 
 
@@ -352,6 +356,18 @@ def test_one_logit_that_is_no_number_refuses_a_file(bad):
         _check_extremes(lambda x: logits, torch.zeros(5, 4, 2), 'file')
 
 
+@pytest.mark.parametrize(
+    'error, says',
+    [(RuntimeError('bad node\ntrace'), 'bad node'), (AssertionError(), 'AssertionError')],
+)
+def test_a_file_that_fails_on_extreme_windows_says_why(error, says):
+    def fail(x):
+        raise error
+
+    with pytest.raises(ExportMismatch, match=f'file fails when it runs: {says}. No file'):
+        _check_extremes(fail, torch.zeros(5, 4, 2), 'file')
+
+
 @pytest.fixture
 def out_of_fold_logits(monkeypatch):
     "Two subjects: the first's logits are ten times as large as they should be"
@@ -421,6 +437,35 @@ def test_filled_marks_are_onnx_hollow_ones_tflite_and_stars_int8():
     assert filled == [True, True, False, False]
     places = [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in drawn]
     assert places == [(i, pytest.approx(10 * i)) for i in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    'error, says',
+    [
+        (None, ''),
+        (RuntimeError('no kernel for this\nand a trace'), 'no kernel for this'),
+        (AssertionError(), 'AssertionError'),
+    ],
+)
+def test_litert_torch_converts_or_its_reason_is_named(monkeypatch, error, says):
+    "Whether or not that package is there"
+
+    def convert(model, samples):
+        assert not model.training and samples[0].shape == (1, 50, 3)
+        if error:
+            raise error
+        return SimpleNamespace(export=lambda path: Path(path).write_bytes(b'file'))
+
+    net = ConvStudent(channels=3, classes=2).train()
+    monkeypatch.setitem(sys.modules, 'litert_torch', SimpleNamespace(convert=convert))
+    if not error:
+        assert litert_bytes(net, (50, 3)) == b'file'
+        return
+    with pytest.raises(ExportMismatch, match=f'express ConvStudent: {says}. No file was written$'):
+        litert_bytes(net, (50, 3))
+    monkeypatch.setitem(sys.modules, 'litert_torch', None)
+    with pytest.raises(ImportError, match='needs litert-torch: pip install litert-torch'):
+        litert_bytes(net, (50, 3))
 
 
 def test_accuracy_by_bits_is_that_of_the_rounded_model():

@@ -253,6 +253,10 @@ def test_parquet_keeps_types_and_dates(tmp_path):
             {'streams': {'w': STREAM | {'units': {'acc': 'm/s2', 'gyro': 'g'}}}},
             "'gyro_x' cannot be",
         ),
+        (
+            {'streams': {'w': STREAM | {'columns': STREAM['columns'] | {'acc_y': 'ax'}}}},
+            "acc_x and acc_y read the same column 'ax'",
+        ),
         ({'streams': {'w': 'ax'}}, 'stream \'w\' needs "columns"'),
         ({'streams': {'w': {'columns': ['ax']}}}, 'stream \'w\' needs "columns"'),
         ({'fs': None, 'time': None}, "needs 'fs' (Hz), or 'time'"),

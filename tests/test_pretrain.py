@@ -22,6 +22,7 @@ from harkd.pretrain import (
     make_store,
     masked_patch_loss,
     patch_contrast_loss,
+    reconstruction_picture,
     save_encoder,
     save_store,
 )
@@ -144,6 +145,31 @@ def test_hidden_frames_do_not_reach_the_encoder(store):
         c = encoder.frames(changed, real)
     assert torch.equal(a, b)
     assert not torch.allclose(a, c)
+
+
+def test_a_picture_shows_what_was_given_what_was_filled_in_and_what_was_there(store):
+    batch = CorpusLoader((store,), PretrainConfig(), 3).train(0, 0).first
+    torch.manual_seed(0)
+    models = {5: PretrainModel(WearableEncoder(dim=8)).eval()}
+    picture = reconstruction_picture(models, batch, window=1, steps=5)
+    given, filled, true = (panel.traces[0] for panel in picture.panels)
+    z, _ = models[5].encoder.prepare(batch)
+    bands = z[1, 0, :, 12:62].reshape(-1, 10, 5)[..., 4].T  # log power over bands and frames
+    np.testing.assert_array_equal(true.z, bands)
+    np.testing.assert_array_equal(true.x, 0.25 * np.arange(bands.shape[1]))
+    assert given.y[0] == '0.5 Hz' and given.y[-1] == '12.0 Hz' and len(set(true.y)) == 10
+    hidden = np.isnan(given.z).all(0)
+    assert 0 < hidden.sum() < len(hidden)
+    for shown in (given, filled):
+        np.testing.assert_array_equal(np.asarray(shown.z)[:, ~hidden], bands[:, ~hidden])
+    assert not np.isclose(np.asarray(filled.z)[:, hidden], bands[:, hidden]).all()
+    mean = z[1, 0, ~hidden].mean(0)
+    wrong = (mean - z[1, 0, hidden])[z[1, 0, hidden] != 0]
+    assert picture.title.startswith('After 5 steps: error of hidden frames ')
+    assert picture.title.endswith(f', of the mean of the others {wrong.square().mean():.2f}')
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match=r'share must be in \(0,1\), got'):
+            reconstruction_picture(models, batch, share=share, steps=5)
 
 
 def test_every_flipped_header_byte_of_a_store_is_noticed(store, tmp_path):

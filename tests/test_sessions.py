@@ -192,6 +192,85 @@ def test_without_a_manifest_no_other_problem_is_looked_for(tmp_path):
     assert 'manifest.json' in problem
 
 
+ACC = {'columns': {'acc_x': 'ax', 'acc_y': 'ay'}, 'units': {'acc': 'g'}}
+TURN = {'columns': {'gyro_x': 'wx'}, 'units': {'gyro': 'deg/s'}, 'join': 'arm'}
+SOUND = {'fs': 50, 'label': 'what', 'streams': {'arm': ACC, 'turn': TURN}}
+
+
+def told(folder, text):
+    (folder / 'manifest.json').write_text(text, encoding='utf8')
+    return read_manifest(folder)
+
+
+def arm(**change):
+    return {'streams': {'arm': ACC | change}}
+
+
+def turn(**change):
+    return {'streams': {'arm': ACC, 'turn': TURN | change}}
+
+
+@pytest.mark.parametrize(
+    'change, says',
+    [
+        ({'fs': '50'}, "'fs' has the wrong type, got '50'"),
+        ({'fs': True}, "'fs' has the wrong type, got True"),
+        ({'whole': 1}, "'whole' has the wrong type, got 1"),
+        ({'fs': 0}, "'fs' must be > 0, got 0"),
+        ({'window_s': -2.0}, "'window_s' must be > 0, got -2.0"),
+        ({'stride_s': 0.0}, "'stride_s' must be > 0, got 0.0"),
+        ({'length': 0}, "'length' must be > 0, got 0"),
+        ({'label': ''}, "'label' must name a column"),
+        ({'folds': 'people'}, "folds must be 'subjects' or 'windows', got 'people'"),
+        ({'invalid': 'drop'}, "invalid must be 'raise' or 'missing', got 'drop'"),
+        ({'streams': {}}, 'names no streams'),
+        ({'streams': {'my arm': ACC}}, "stream 'my arm': a stream needs a name without blanks"),
+        (arm(columns={}), "stream 'arm' has no columns"),
+        (arm(columns={'acc x': 'ax'}), "'acc x' is no name for a channel"),
+        (arm(columns={'acc_x': 1}), "'acc_x' needs the name of a column, got 1"),
+        (arm(units=['g']), '"units" names sensors or channels'),
+        (arm(units={'ac': 'g', 'acc': 'g'}), "names 'ac', which no channel has, did you mean"),
+        (arm(units={'acc': ''}), '\'acc_x\' has no unit; say e.g. "units": {"acc": "g"}'),
+        (arm(units={'acc': 9.8}), "channel 'acc_x' has no unit"),
+        (arm(joints=['hand']), 'has 2 columns, expected 3 for each of 1 joints'),
+        (turn(join='amr'), "stream 'turn' cannot join 'amr', did you mean 'arm'?"),
+        (turn(join='turn'), "stream 'turn' cannot join 'turn'"),
+        (turn(columns={'acc_x': 'wx'}, units={'acc': 'g'}), "would have the channel 'acc_x' twice"),
+        ({'student': ['turn']}, "'student': stream 'turn' is joined to 'arm'"),
+        ({'teacher': ['arm', 'leg']}, "'teacher': no stream 'leg'; use: arm, turn"),
+        ({'student': ['arm:mag']}, "stream 'arm' has no sensor 'mag'"),
+        ({'classes': ['sit', 1, '1']}, "'classes' holds '1' twice"),
+        ({'drop_subjects': ['p1', 'p1']}, "'drop_subjects' holds 'p1' twice"),
+        ({'test_subjects': [1], 'train_subjects': ['1']}, "'1' stands in 'train_subjects' and in"),
+        ({'label': 'ax'}, "column 'ax' is 'label' and a channel of 'arm'"),
+        ({'time': {'column': 'wx'}}, "column 'wx' is 'time' and a channel of 'turn'"),
+    ],
+)
+def test_what_a_manifest_may_not_say_is_named(tmp_path, change, says):
+    sound = told(tmp_path, json.dumps(SOUND | {'student': ['arm:gyro'], 'teacher': ['arm+norm']}))
+    assert sound['student'] == ['arm:gyro']  # of the stream that is joined to it
+    with pytest.raises(BadRecording, match='manifest.json') as error:
+        told(tmp_path, json.dumps(SOUND | change))
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'text, says',
+    [
+        ('[1]', 'must hold one object'),
+        ('{"fs": 1,}', 'not JSON'),
+        ('{"fs": 1, "fs": 2}', "the key 'fs' occurs twice"),
+        ('[' * 100_000, 'not JSON'),
+        (' ' * (2**20 + 1), '1,048,577 bytes, a manifest has at most 1,048,576'),
+    ],
+)
+def test_what_is_no_manifest_is_named(tmp_path, text, says):
+    with pytest.raises(BadRecording, match=f'manifest.json.*{says}'):
+        told(tmp_path, text)
+    padded = ' ' * (2**20 - len(json.dumps(SOUND))) + json.dumps(SOUND)
+    assert told(tmp_path, padded) == SOUND  # as large as it may be
+
+
 G = 9.80665
 
 
