@@ -17,7 +17,9 @@ from harkd.baselines import (
     run_baselines,
 )
 from harkd.experiment import DataConfig, experiment_windows
+from harkd.preprocess import cut_windows
 from harkd.split import BatchLoader, by_subject
+from harkd.synth import synth_dataset
 from harkd.teacher import as_array, centre_skeleton
 
 TINY = BaselineConfig(
@@ -78,6 +80,24 @@ def test_every_baseline_is_fitted_once(tmp_path):
     notes = baseline_table(rows).note
     assert (notes.loc['random trials'] == 'test subjects were trained on').all()
     assert (notes.loc['subject kfold'] == '').all()
+
+
+@pytest.mark.parametrize(
+    'window_s, whole, says', [(2.0, False, '_2s'), (1.0, False, ''), (2.0, True, '')]
+)
+def test_a_row_says_where_windows_were_of_two_seconds(tmp_path, monkeypatch, window_s, whole, says):
+    windows = cut_windows(synth_dataset(3, 1), ('imu',))
+    windows = replace(windows, card=replace(windows.card, window_s=window_s, whole=whole))
+    split = by_subject(windows, ['s1', 's2'], ['s3'])
+    monkeypatch.setattr('harkd.baselines.baseline_splits', lambda cfg, rung, seed: [split])
+    row = run_baseline(TINY, tmp_path, 'majority', 'subject_kfold', 0, 1)
+    assert row['protocol'] == split.protocol + says
+    assert (row['model'], row['arm'], row['part'], row['seed']) == (
+        'majority',
+        'baseline',
+        'val',
+        1,
+    )
 
 
 def test_a_baseline_may_read_the_inputs_of_the_teacher(tmp_path):

@@ -1,5 +1,7 @@
 "Chapter 07g: what each corruption does, and that every model gets the same"
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ import torch
 from harkd.corruptions import (
     CORRUPTIONS,
     CorruptionConfig,
+    _shared_columns,
     corrupt,
     corrupted_batches,
     corruption_picture,
@@ -162,3 +165,21 @@ def test_the_picture_of_a_corruption_names_the_decision_before_and_after():
         assert [trace.name for trace in drawn] == [classes[0], classes[2]]
         clean, noisy = (np.asarray(trace.y)[[0, step]] for trace in drawn)
         assert clean[0] > noisy[0] and clean[1] < noisy[1]
+
+
+@pytest.mark.parametrize(
+    'window_s, whole, says', [(2.0, False, '_2s'), (1.0, False, ''), (2.0, True, '')]
+)
+def test_rows_say_where_windows_were_of_two_seconds(window_s, whole, says):
+    windows = experiment_windows(FitConfig('synth'))
+    windows = replace(windows, card=replace(windows.card, window_s=window_s, whole=whole))
+    loader = BatchLoader.fit(by_subject(windows, ['s1', 's2', 's3'], ['s4']))
+    for final, part in ((False, 'val'), (True, 'test')):
+        cfg = FitConfig('synth', final=final)
+        row = _shared_columns(CorruptionConfig('run'), cfg, loader, ('imu', 'skeleton'), 3)
+        assert (row['protocol'], row['part']) == (f'corruptions{says}', part)
+        assert (row['modality'], row['seed'], row['experiment']) == (
+            'imu+skeleton',
+            3,
+            'corruptions',
+        )

@@ -10,6 +10,7 @@ from torch import nn
 from harkd.attribute import METHODS, Attribution, integrated_gradients
 from harkd.faithfulness import (
     GOOD,
+    _map_and_input_free,
     attend,
     cell_order,
     faithfulness,
@@ -159,6 +160,24 @@ def test_occlusion_has_no_input_free_part(planted):
     net, x, y, _ = planted
     t = randomisation_test(net, x[:4], y[:4], steps=4, stages=1, method='occlusion')
     assert t.input_free.isna().all()
+
+
+@pytest.mark.parametrize('name', ['integrated_gradients', 'gradient_x_input'])
+def test_the_input_free_part_of_a_linear_model_is_its_weights(name):
+    "Zero where the input does not differ from the baseline"
+    weights = torch.tensor([[1.0, -2.0, 4.0]])
+
+    class Linear(nn.Module):
+        def forward(self, x):
+            z = (x * weights).sum((1, 2))
+            return torch.stack([z, -z], 1)
+
+    x = torch.tensor([[[1.0, 0.5, 0.0], [0.0, -3.0, 2.0]]])
+    target = torch.zeros(1, dtype=torch.long)
+    model = Linear().eval()
+    values, free = _map_and_input_free(METHODS[name], model, (x,), target, 'zero', None)
+    torch.testing.assert_close(values[0], x * weights, atol=1e-5, rtol=0)
+    torch.testing.assert_close(free[0], torch.where(x == 0, 0.0, weights), atol=1e-5, rtol=0)
 
 
 def test_randomising_starts_at_the_classifier_of_a_copy(planted):

@@ -17,6 +17,7 @@ from harkd.formats import (
     LIMITS,
     FormatsConfig,
     _check_extremes,
+    _result_rows,
     calibrate,
     check_bundle,
     export,
@@ -263,6 +264,24 @@ def test_rows_of_all_formats(run):
     assert one.bytes['onnx int8'] < one.bytes['onnx fp32']
     assert one.weight_bytes['onnx int8'] < 0.5 * one.weight_bytes['onnx fp32']
     assert peak_activations(onnx_bytes(open_trained(run.path).model, (100, 6), batch=1)) > 0
+
+
+@pytest.mark.parametrize(
+    'window_s, whole, says, arm',
+    [(2.0, False, '_2s', 'control'), (1.0, False, '', 'distilled'), (2.0, True, '', 'distilled')],
+)
+def test_rows_of_formats_say_where_windows_were_of_two_seconds(
+    run, monkeypatch, window_s, whole, says, arm
+):
+    monkeypatch.setattr('harkd.formats._speeds', lambda *a: {'torch': dict(p50_ms=1.0, p95_ms=2.0)})
+    trained = open_trained(run.path)
+    about = {**trained.about, 'window_s': window_s, 'whole': whole, 'protocol': 'loso'}
+    trained = trained._replace(about=about, cfg=replace(trained.cfg, loss='kd'))
+    (row,) = _result_rows(FormatsConfig('run', arm=arm), trained, 4, [])
+    method = '' if arm == 'control' else 'kd'
+    assert (row['protocol'], row['method'], row['seed']) == (f'loso{says}', method, 4)
+    assert (row['format'], row['latency_ms'], row['latency_p95_ms']) == ('torch', 1.0, 2.0)
+    assert (row['n'], row['gap'], row['same']) == (len(trained.ids), 0.0, 1.0)
 
 
 class TableModel(torch.nn.Module):

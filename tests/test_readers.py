@@ -208,6 +208,22 @@ def test_cells_are_nested_twenty_levels_deep_at_most():
         check_mat(nested(21))
 
 
+def test_progress_of_reading_is_shown_after_a_while_and_vanishes_at_the_end(tiny_utd, monkeypatch):
+    shown = []
+
+    def tqdm(files, name, **options):
+        shown.append((name, len(files), options))
+        return files[:0]
+
+    monkeypatch.setattr('harkd.readers.tqdm', tqdm)
+    file = tiny_utd / 'DATA' / 's01' / 's01_01_sw.csv'
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert read_utd_mhad(tiny_utd) == read_sp_sw_har(tiny_utd) == []
+    discreet = dict(delay=2, leave=False)
+    assert shown == [('UTD-MHAD', 1, discreet), ('sp-sw-har', 1, discreet)]
+
+
 def test_missing_files_are_named(tiny_utd):
     (tiny_utd / SKELETON).unlink()
     with pytest.raises(BadRecording, match=f'{SKELETON}: missing'):
