@@ -1,7 +1,10 @@
 "WHAR Arena's protocol on the real recordings"
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from harkd.arena import (
     ArenaConfig,
@@ -12,6 +15,7 @@ from harkd.arena import (
     arena_windows,
     early_stopping_windows,
     run_arena,
+    train_with_early_stopping,
 )
 from tests.conftest import data
 
@@ -59,6 +63,32 @@ def test_a_class_that_is_nowhere_counts_as_zero():
 def test_a_class_weighs_by_how_seldom_it_is():
     "4/3 and 4, over their mean 8/3; a class without a window weighs nothing"
     assert _class_weights(np.array([0, 0, 0, 1]), 3).tolist() == [0.5, 1.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    'scores, patience, trained, best',
+    [
+        ([0.2, 0.5, 0.4, 0.5, 0.3, 0.9], 3, 5, 1),  # an equal score is no better one
+        ([0.2, 0.5, 0.4, 0.5, 0.6, 0.3], 3, 6, 4),
+        ([0.0, 0.0, 0.0], 1, 2, 0),
+    ],
+)
+def test_training_stops_early_and_ends_with_the_best_weights(
+    monkeypatch, scores, patience, trained, best
+):
+    def train_one(model, loader, optimizer, weight, epoch):
+        torch.nn.init.constant_(model.weight, epoch)
+
+    left, y = iter(scores), np.array([0, 1, 0, 1])
+    monkeypatch.setattr('harkd.arena._one_epoch', train_one)
+    monkeypatch.setattr('harkd.arena.early_stopping_windows', lambda split: np.array([2, 3]))
+    monkeypatch.setattr('harkd.arena.predict', lambda *args: torch.zeros(2, 2))
+    monkeypatch.setattr('harkd.arena.arena_macro_f1', lambda *args: next(left))
+    windows = SimpleNamespace(y=y, classes=('a', 'b'))
+    loader = SimpleNamespace(split=SimpleNamespace(windows=windows, train=np.array([0, 1])))
+    model = torch.nn.Linear(1, 1).train()
+    assert train_with_early_stopping(model, loader, len(scores), patience) == trained
+    assert model.weight.item() == best and not model.training
 
 
 def test_test_subjects_need_the_word(tmp_path):

@@ -300,6 +300,16 @@ def test_windows_are_drawn_by_time():
         assert at.mean() == pytest.approx((room - 1) / 2, rel=0.05)
 
 
+def test_a_recording_is_drawn_as_often_as_windows_fit_into_it(store):
+    short = replace(store, count=torch.tensor([25, 27]))  # room for one window, and for three
+    loader = CorpusLoader((short,), PretrainConfig(supervise=0.0))
+    generator = torch.Generator().manual_seed(0)
+    recording, start = loader._draw_windows(short, 4000, 20, 5, generator)
+    assert recording.double().mean() == pytest.approx(0.75, abs=0.03)
+    assert set(start[recording == 0].tolist()) == {0}
+    assert set(start[recording == 1].tolist()) == {0, 1, 2}
+
+
 @pytest.mark.parametrize('shift', [0, 15])
 def test_half_of_the_windows_are_drawn_by_class_where_labels_teach(shift):
     _, _, middle = drawn_windows(1.0, shift)
