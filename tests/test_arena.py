@@ -42,6 +42,8 @@ def test_each_subject_of_utd_mhad_is_a_group_and_early_stopping_sees_none_of_it(
 def test_ten_groups_take_subjects_in_turn():
     windows = arena_windows(ArenaConfig('synth', window_s=0.5))
     first, second, third = arena_splits(windows, groups=3)
+    assert windows.table.index.tolist() == list(range(len(windows)))
+    assert 'index' not in windows.table
     names = sorted(windows.table.subject.unique())
     assert first.subjects('test') == names[0::3]
     assert second.subjects('test') == names[1::3]

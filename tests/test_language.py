@@ -172,6 +172,16 @@ def test_targets_share_the_weight_among_equals():
     assert torch.equal(soft_text_targets(text, 0.0), torch.eye(5))
 
 
+@pytest.mark.parametrize('cosine, spread', [(0.99, 0.1), (-0.6, None)])
+def test_texts_that_are_nearly_one_share_the_weight_though_their_spread_is_small(cosine, spread):
+    text = torch.tensor([[2.0, 0.0], [cosine, (1 - cosine**2) ** 0.5]])
+    spread = spread or np.std([1, 1, cosine, cosine], ddof=1)
+    own = 1 / (1 + np.exp(-(1 - cosine) / spread / 0.5))
+    np.testing.assert_allclose(soft_text_targets(text), [[own, 1 - own], [1 - own, own]], rtol=1e-5)
+    half = soft_text_targets(text, 0.5)[0, 0]
+    assert float(half) == pytest.approx((1 + own) / 2)
+
+
 def test_the_nearest_concept_needs_no_network(parts):
     text = AttributeText()
     judged = part('motionsense', ['walking', 'sitting'], np.random.default_rng(3))

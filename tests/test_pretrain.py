@@ -16,6 +16,7 @@ from harkd.pretrain import (
     PretrainConfig,
     PretrainLoss,
     PretrainModel,
+    UnitStore,
     gather_corpus,
     load_encoder,
     load_store,
@@ -274,6 +275,44 @@ def test_a_student_from_scratch_trains_on_the_labelled_windows_for_so_many_steps
     assert set(loader.norm.fitted_on) <= {'s1', 's2'}
     assert [len(loader.ids(0, step)) for step in range(loader.steps)] == [32, 2]
     assert (cfg.epochs, cfg.seed) == (3, 5)  # of two steps each
+
+
+def drawn_windows(supervise, shift=0):
+    "8000 windows of 20 samples: two recordings, a class of 100 samples and one of 1900"
+    count = torch.tensor([1000, 3000])
+    spans = torch.tensor([[900, 1000, 0], [1500, 3400, 1]])
+    values, present = torch.zeros(4000, 1, 6, dtype=torch.int16), torch.ones(1, 2, dtype=bool)
+    classes = ('rare', 'usual')
+    store = UnitStore('toy', values, present, count, ('a', 'b'), ('x',), 50.0, spans, classes)
+    loader = CorpusLoader((store,), PretrainConfig(supervise=supervise))
+    generator = torch.Generator().manual_seed(0)
+    recording, start = loader._draw_windows(store, 8000, 20, shift, generator)
+    assert start.min() >= 0 and (start + 20 + shift <= count[recording]).all()
+    return recording, start, store.offset[recording] + start + 10
+
+
+def test_windows_are_drawn_by_time():
+    recording, start, _ = drawn_windows(0.0)
+    assert (recording == 1).float().mean() == pytest.approx(2981 / 3962, abs=0.02)
+    for k, room in enumerate((981, 2981)):
+        at = start[recording == k].float()
+        assert (at.min(), at.max()) == (pytest.approx(0, abs=10), pytest.approx(room - 1, abs=10))
+        assert at.mean() == pytest.approx((room - 1) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize('shift', [0, 15])
+def test_half_of_the_windows_are_drawn_by_class_where_labels_teach(shift):
+    _, _, middle = drawn_windows(1.0, shift)
+    rare, usual = (middle[:4000][(middle[:4000] < 1000) == is_rare] for is_rare in (True, False))
+    assert len(rare) == pytest.approx(2000, abs=150)  # as often as the other
+    latest = 990 - shift  # middle of the last window that fits into the recording
+    assert (rare.min(), rare.max()) == (900, latest)
+    inside = torch.arange(900, 1000).clamp(max=latest).double().mean()
+    assert rare.double().mean() == pytest.approx(inside, abs=3)
+    assert usual.min() == pytest.approx(1500, abs=9) and usual.max() == pytest.approx(3399, abs=9)
+    assert usual.double().mean() == pytest.approx(2450, abs=50)
+    by_time = middle[4000:]
+    assert (by_time < 1000).double().mean() == pytest.approx(981 / 3962, abs=0.03)
 
 
 @pytest.mark.parametrize('n', [2, 3])
