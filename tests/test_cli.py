@@ -187,10 +187,10 @@ def test_bundles_are_measured_one_window_at_a_time_and_each_has_its_line(monkeyp
 def find_voila(monkeypatch, found):
     find = importlib.util.find_spec
 
-    def look(name, *package):
+    def find_spec(name, *package):
         return found if name == 'voila' else find(name, *package)
 
-    monkeypatch.setattr('harkd.cli.importlib.util.find_spec', look)
+    monkeypatch.setattr('harkd.cli.importlib.util.find_spec', find_spec)
 
 
 @pytest.mark.parametrize('words', [(), ('--no-browser',), ('--port', '9000', '--browser')])
