@@ -613,12 +613,16 @@ def train_teacher(
     )
 
 # %% ../nbs/05_distill.ipynb #0d2d0721
+def _training_split(cfg, split, seed):
+    if not cfg.training_subjects:
+        return split
+    return subsample_subjects(split, cfg.training_subjects, seed)
+
+
 def _fold_loader(cfg, fold, seed):
     windows = experiment_windows(cfg)
     split = experiment_splits(replace(cfg, fold=-1), windows)[fold]
-    if cfg.training_subjects:
-        split = subsample_subjects(split, cfg.training_subjects, seed)
-    return BatchLoader.fit(split, augment=cfg.augment)
+    return BatchLoader.fit(_training_split(cfg, split, seed), augment=cfg.augment)
 
 
 def _teacher_name(cfg, windows):
@@ -819,12 +823,11 @@ def _check_teachers(cfg, splits, windows):
         return untrained_teacher(teacher_kind(cfg, inputs), windows, inputs)
     if cfg.teachers != 1:
         raise ValueError('the run that `teacher` names brings its teachers; leave `teachers` at 1')
-    loaders = {fold: BatchLoader.fit(splits[fold]) for fold in _folds(cfg, splits)}
-    found = [
-        find_teacher(cfg.teacher, loader, fold, seed)
-        for fold, loader in loaders.items()
-        for seed in range(cfg.seeds)
-    ]
+    found = []
+    for fold in _folds(cfg, splits):
+        for seed in range(cfg.seeds):
+            loader = BatchLoader.fit(_training_split(cfg, splits[fold], seed))
+            found.append(find_teacher(cfg.teacher, loader, fold, seed))
     return found[0]
 
 # %% ../nbs/05_distill.ipynb #f95d3030

@@ -399,6 +399,19 @@ def test_teachers_of_a_run_serve_another(run, tmp_path):
     assert set(models) == set(ARMS)
 
 
+def test_teachers_of_few_subjects_serve_another_run_on_the_same_subjects(tmp_path):
+    few = replace(TINY, training_subjects=2, seeds=2)
+    first = run_distill(few, tmp_path / 'few')
+    shared = run_distill(replace(few, teacher=str(first.path)), tmp_path / 'again')
+    teachers = [
+        [row['accuracy'] for row in run.metrics['rows'] if row['arm'] == 'teacher']
+        for run in (first, shared)
+    ]
+    assert len(teachers[0]) == 2 and teachers[0] == teachers[1]
+    with pytest.raises(ValueError, match='by other statistics than this fold'):
+        run_distill(replace(few, teacher=str(first.path), training_subjects=1), tmp_path / 'c')
+
+
 def test_several_teachers_and_simkd_in_a_run(tmp_path):
     run = run_distill(replace(TINY, teachers=2, loss='simkd', seeds=1), tmp_path / 'many')
     assert all(len(pd.read_csv(path)) for path in run.path.glob('*/*/history.csv'))
