@@ -118,6 +118,30 @@ WITHOUT_RECIPE = {
         'logits of utd_depth_r2plus1d for the test trials, first seed',
         'recipe `utd_depth_r2plus1d`',
     ),
+    'motionsense_encoder_20k_predictions.csv.gz': (
+        'decisions of `motionsense_encoder_20k` for each window',
+        'recipe `motionsense_encoder_20k`',
+    ),
+    'motionsense_encoder_80k_predictions.csv.gz': (
+        'decisions of `motionsense_encoder_80k` for each window',
+        'recipe `motionsense_encoder_80k`',
+    ),
+    'motionsense_wide_20k_predictions.csv.gz': (
+        'decisions of `motionsense_wide_20k` for each window',
+        'recipe `motionsense_wide_20k`',
+    ),
+    'spar_encoder_20k_predictions.csv.gz': (
+        'decisions of `spar_encoder_20k` for each window',
+        'recipe `spar_encoder_20k`',
+    ),
+    'spar_encoder_80k_predictions.csv.gz': (
+        'decisions of `spar_encoder_80k` for each window',
+        'recipe `spar_encoder_80k`',
+    ),
+    'spar_wide_20k_predictions.csv.gz': (
+        'decisions of `spar_wide_20k` for each window',
+        'recipe `spar_wide_20k`',
+    ),
     'utd_taught_video_predictions.csv.gz': (
         'decisions of the students that saved scores taught',
         'chapter 05c: `score_predictions`',

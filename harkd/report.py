@@ -621,17 +621,31 @@ GOALS = (
         partial(_model_percent, 'utd_depth_ensembles', 'hog_average_r2plus1d'),
     ),
     Goal(
-        'gain by the encoder as a teacher, conv_20k (points)',
+        'gain by the encoder as a teacher, conv_20k, UTD-MHAD (points)',
         1.5,
         'utd_encoder_20k',
         partial(_gain_by_seed, 'utd_encoder_20k'),
         'gain by the encoder',
     ),
     Goal(
-        'gain by the encoder as a teacher, conv_80k (points)',
+        'gain by the encoder as a teacher, conv_80k, UTD-MHAD (points)',
         1.5,
         'utd_encoder_80k',
         partial(_gain_by_seed, 'utd_encoder_80k'),
+        'gain by the encoder',
+    ),
+    Goal(
+        'gain by the encoder as a teacher, conv_20k, MotionSense, four training subjects (points)',
+        1.5,
+        'motionsense_encoder_20k',
+        partial(_gain_by_seed, 'motionsense_encoder_20k'),
+        'gain by the encoder',
+    ),
+    Goal(
+        'gain by the encoder as a teacher, conv_20k, SPAR, four training subjects (points)',
+        1.5,
+        'spar_encoder_20k',
+        partial(_gain_by_seed, 'spar_encoder_20k'),
         'gain by the encoder',
     ),
 )
