@@ -1,5 +1,6 @@
 "Projections, motion maps, grid series and their scores (chapter 04g)"
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,11 +9,15 @@ import torch
 
 from harkd.data import load_dataset
 from harkd.depth_maps import (
+    DEPTH_MODELS,
     DepthConfig,
+    DepthFeatures,
     _orientations,
     average_scores,
     body_box,
     depth_grid,
+    depth_scores,
+    depth_windows,
     motion_bounds,
     motion_hog,
     motion_maps,
@@ -21,6 +26,7 @@ from harkd.depth_maps import (
     ridge_scores,
     run_depth,
 )
+from harkd.experiment import experiment_splits
 from harkd.inspect import describe_study
 from harkd.preprocess import cut_windows
 from tests.conftest import data
@@ -111,6 +117,50 @@ def test_each_map_of_histograms_has_length_1_and_empty_cells_stay_empty():
     still[::2, :6, :6] = 2000
     front = motion_hog(still, levels=(1,)).reshape(3, 2, 9, 7, 7)[0, 0]
     assert front[:, 0, 0].any() and not front[:, -1].any()
+
+
+def test_a_cell_where_little_moves_weighs_little():
+    "A hand sweeps through one corner, a speck trembles in the other"
+    depth = np.zeros((12, 40, 40), np.uint16)
+    depth[:, 39, [0, 39]] = 2000  # the rectangle of the body
+    for t in range(12):
+        depth[t, 2:8, t : t + 6] = 2000
+    depth[:, 30, 30] = 2000
+    depth[::2, 30, 30] += 2  # mm
+    hog = motion_hog(depth, levels=(1,)).reshape(3, 2, 9, 7, 7)[0, 0]
+    lengths = np.linalg.norm(hog**2, axis=0)  # of the histograms, whose square roots are kept
+    assert 0 < lengths[5, 5] < 0.5 * lengths[0].max()
+
+
+@pytest.mark.parametrize('final', [False, True])
+def test_all_models_learn_from_the_training_trials_and_judge_the_others(final, monkeypatch):
+    "What a model reads is the number of each trial, so nothing of a judged trial can hide"
+    cfg = DepthConfig('synth', folds=3, fold=0, split='subject_kfold')
+    _, windows = depth_windows(cfg)
+    split = experiment_splits(cfg, windows)[0]
+    if final:
+        split = replace(split, test=split.val, val=split.train[:0])
+    number = np.arange(len(windows), dtype=np.float32)
+    features = DepthFeatures(number[:, None], number[:, None], number[:, None, None], 'h')
+    seen = []
+
+    def learn(x, y, at, *rest):
+        seen.append((x.ravel(), y, at.ravel()))
+        return np.zeros((len(at), 6))
+
+    def trials(batch, inputs):
+        return batch.ids.numpy()[:, None]
+
+    monkeypatch.setattr('harkd.depth_maps.ridge_scores', learn)
+    monkeypatch.setattr('harkd.depth_maps.rocket_scores', learn)
+    monkeypatch.setattr('harkd.depth_maps.as_array', trials)
+    found = depth_scores(cfg, features, split, 0)
+    judged = split.test if final else split.val
+    assert list(found) == list(DEPTH_MODELS) and len(seen) == 4
+    for x, y, at in seen:
+        assert x.tolist() == split.train.tolist() and at.tolist() == judged.tolist()
+        assert y.tolist() == windows.y[split.train].tolist()
+    assert not set(windows.table.subject[split.train]) & set(windows.table.subject[judged])
 
 
 def test_sections_hold_equal_motion_not_equal_time():
