@@ -1,0 +1,116 @@
+"""What is fitted beside the networks learns from training windows only (chapters 04, 05c, 07)
+
+A classifier here stands in for the real one and keeps what it was given. Each window is the number
+of its row, so no window of another part can hide among those that were learned from."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from harkd import arena, baselines, corruptions, distill_scores, learning_curve
+from harkd.depth_maps import DepthFeatures
+from harkd.experiment import DataConfig, experiment_splits, experiment_windows
+from harkd.split import BatchLoader, Split
+from harkd.teacher import RocketTeacher, fit_rocket
+
+INPUTS = ('imu',)
+
+
+class Listener:
+    "A classifier that keeps what it was fitted on"
+
+    def fit(self, x, y):
+        self.x, self.y = x, y
+        return self
+
+    def predict(self, x):
+        return np.zeros(len(x), int)
+
+
+@pytest.fixture(scope='module')
+def split():
+    cfg = DataConfig('synth', split='subject_kfold', folds=3, fold=0, student_inputs='imu')
+    return experiment_splits(cfg, experiment_windows(cfg))[0]
+
+
+@pytest.fixture
+def listener(monkeypatch):
+    heard = Listener()
+    for module in (baselines, corruptions, learning_curve):
+        monkeypatch.setattr(module, 'make_classifier', lambda *args, **how: heard)
+        monkeypatch.setattr(module, 'as_array', lambda batch, inputs: batch.ids.numpy())
+    return heard
+
+
+def fit_a_baseline(loader):
+    cfg = baselines.BaselineConfig('synth')
+    baselines._fit_and_predict(cfg, 'forest', loader, INPUTS, loader.split.val, 0)
+
+
+def fit_of_a_learning_curve(loader):
+    learning_curve._minirocket_predictions(loader, INPUTS, 0)
+
+
+def fit_before_corruptions(loader):
+    corruptions._minirocket_decisions(loader, INPUTS, 0)
+
+
+@pytest.mark.parametrize('fit', [fit_a_baseline, fit_of_a_learning_curve, fit_before_corruptions])
+def test_a_classifier_learns_from_the_training_windows(fit, split, listener):
+    fit(BatchLoader.fit(split))
+    assert listener.x.tolist() == split.train.tolist()
+    assert listener.y.tolist() == split.windows.y[split.train].tolist()
+
+
+def test_a_probe_of_the_arena_learns_from_the_training_windows(split, monkeypatch):
+    judged = Split(split.windows, split.train, split.train[:0], split.val, 'loso')
+    number = np.arange(len(split.windows))
+    monkeypatch.setattr(arena, 'load_encoder', lambda name: (None, {}))
+    monkeypatch.setattr(arena, 'check_unseen', lambda *args: None)
+    monkeypatch.setattr(arena, 'embed', lambda *args: number)
+    monkeypatch.setattr(arena, 'linear_probe', lambda *parts: [p.tolist() for p in parts])
+    found = arena._classify_embeddings(SimpleNamespace(encoder='mine'), judged)
+    y = split.windows.y[split.train]
+    assert found == [split.train.tolist(), y.tolist(), split.val.tolist()]
+
+
+def with_other_labels(split):
+    "The same windows, whose labels outside the training part are the next class"
+    windows = split.windows
+    label = windows.table.label.to_numpy().copy()
+    label[split.val] = (label[split.val] + 1) % len(windows.classes)
+    other = replace(windows, table=windows.table.assign(label=label))
+    return replace(split, windows=other)
+
+
+def test_labels_of_held_out_windows_do_not_reach_minirocket_as_a_teacher(split):
+    pytest.importorskip('aeon')
+    weights = []
+    for one in (split, with_other_labels(split)):
+        model = RocketTeacher(INPUTS, classes=len(split.windows.classes), kernels=84)
+        fit_rocket(model, BatchLoader.fit(one), copies=1, strengths=(10.0,), factors=(4.0,))
+        weights.append(model.head.weight.numpy().copy())
+    assert np.array_equal(*weights)
+
+
+def test_vectors_of_saved_teachers_are_fitted_on_the_training_trials(split, monkeypatch):
+    "Other maps of held-out trials change nothing for the training trials"
+    windows = split.windows
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(len(windows), 12)).astype(np.float32)
+    others = maps.copy()
+    others[split.val] *= 50
+    logits = np.zeros((len(windows), len(windows.classes)), np.float32)
+    monkeypatch.setattr(distill_scores, 'left_out_scores', lambda *args: logits)
+    monkeypatch.setattr(
+        distill_scores, 'mean_logits', lambda *args: distill_scores.torch.from_numpy(logits)
+    )
+    cfg = SimpleNamespace(members=[('.', 'depth')], teacher='.')
+    vectors = []
+    for values in (maps, others):
+        grids = np.zeros((len(windows), 3, 8), np.float32)
+        features = DepthFeatures(values, values, grids, 'h')
+        vectors.append(distill_scores.saved_teacher(cfg, split, features, 4).vectors[split.train])
+    assert np.array_equal(*vectors)
