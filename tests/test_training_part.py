@@ -11,8 +11,10 @@ import pytest
 
 from harkd import arena, baselines, corruptions, distill_scores, learning_curve
 from harkd.depth_maps import DepthFeatures
+from harkd.distill import probe_features
 from harkd.experiment import DataConfig, experiment_splits, experiment_windows
 from harkd.split import BatchLoader, Split
+from harkd.student import make_student
 from harkd.teacher import RocketTeacher, fit_rocket
 
 INPUTS = ('imu',)
@@ -114,3 +116,10 @@ def test_vectors_of_saved_teachers_are_fitted_on_the_training_trials(split, monk
         features = DepthFeatures(values, values, grids, 'h')
         vectors.append(distill_scores.saved_teacher(cfg, split, features, 4).vectors[split.train])
     assert np.array_equal(*vectors)
+
+
+def test_methods_with_a_memory_of_windows_know_the_training_windows_only(split):
+    student, teacher = (make_student('conv_8k', split.windows, INPUTS) for _ in range(2))
+    pair = probe_features(student, teacher, BatchLoader.fit(split))
+    assert pair.train_ids.tolist() == split.train.tolist()
+    assert pair.train_y.tolist() == split.windows.y[split.train].tolist()
