@@ -27,8 +27,8 @@ from .metrics import corrected_t_test, scores
 from harkd.runs import (
     Run,
     check_params,
+    device_name,
     hash_config,
-    processor,
     read_sealed,
     set_seed,
     write_results,
@@ -247,7 +247,7 @@ def run_change(
         macs=count_macs(model, windows.batch([0]).x[inputs[0]]),
         config_hash=hash_config(cfg),
         data_hash=windows.hash,
-        device=f'{processor()}, 1 thread',
+        device=f'{device_name()}, 1 thread',
     )
     write_sealed(done, row)
     return row

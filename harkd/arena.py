@@ -29,8 +29,8 @@ from harkd.runs import (
     RESULT_COLUMNS,
     Run,
     check_range,
+    device_name,
     hash_config,
-    processor,
     read_sealed,
     save_tensors,
     set_seed,
@@ -302,7 +302,7 @@ def _arena_row(cfg, name, split, pred, seed):
         macro_f1_all=arena_macro_f1(y, pred, len(windows.classes)),
         config_hash=hash_config(cfg),
         data_hash=windows.hash,
-        device=f'{processor()}, 1 thread',
+        device=f'{device_name()}, 1 thread',
     )
 
 

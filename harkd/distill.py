@@ -49,10 +49,10 @@ from harkd.runs import (
     check_choice,
     check_positive,
     check_range,
+    device_name,
     hash_config,
     load_model,
     load_tensors,
-    processor,
     read_json,
     read_sealed,
     run_files,
@@ -688,7 +688,7 @@ def _result_row(cfg, arm, inputs, logits, split, ids, seed):
         **scores(windows.y[ids], logits.argmax(1).numpy()),
         config_hash=hash_config(cfg),
         data_hash=windows.hash,
-        device=f'{processor()}, 1 thread',  # with the row: a run may continue elsewhere
+        device=f'{device_name()}, 1 thread',  # with the row: a run may continue elsewhere
     )
 
 # %% ../nbs/05_distill.ipynb #05ba5e02

@@ -20,8 +20,8 @@ from .experiment import FitConfig, experiment_inputs, experiment_windows, run_ta
 from .metrics import mean_interval, scores, show_interval, wilson_interval
 from harkd.runs import (
     Run,
+    device_name,
     hash_config,
-    processor,
     read_sealed,
     save_tensors,
     set_seed,
@@ -254,7 +254,7 @@ def _rung_row(cfg, rung, seed, split, model, result):
         macs=count_macs(model, example),
         config_hash=hash_config(cfg),
         data_hash=windows.hash,
-        device=f'{processor()}, 1 thread',
+        device=f'{device_name()}, 1 thread',
     )
 
 

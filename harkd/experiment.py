@@ -35,11 +35,11 @@ from harkd.runs import (
     check_choice,
     check_positive,
     check_range,
+    device_name,
     hash_computation,
     hash_config,
     load_model,
     placed_field,
-    processor,
     save_model,
     set_seed,
     write_table,
@@ -549,7 +549,7 @@ def result_facts(
         fold=split.fold,
         config_hash=hash_config(cfg),
         data_hash=split.windows.hash,
-        device=f'{processor()}, {torch.get_num_threads()} thread',
+        device=f'{device_name()}, {torch.get_num_threads()} thread',
     )
     return facts | more
 

@@ -26,8 +26,8 @@ from harkd.experiment import (
 from .metrics import mean_interval, scores, show_interval
 from harkd.runs import (
     Run,
+    device_name,
     hash_config,
-    processor,
     read_sealed,
     renamed_field,
     set_seed,
@@ -174,7 +174,7 @@ def run_point(
         **scores(windows.y[split.val], pred),
         config_hash=hash_config(cfg),
         data_hash=windows.hash,
-        device=f'{processor()}, 1 thread',
+        device=f'{device_name()}, 1 thread',
     )
     write_sealed(done, row)
     return row

@@ -34,8 +34,8 @@ from harkd.runs import (
     Run,
     added_field,
     check_positive,
+    device_name,
     hash_config,
-    processor,
     read_description,
     set_seed,
     write_description,
@@ -698,7 +698,7 @@ def run_pretrain(
         hours={s.name: round(s.hours, 2) for s in stores},
         pretraining=asdict(cfg),
         config_hash=hash_config(cfg),
-        device=processor(),
+        device=device_name(),
     )
     checkpoint.unlink(missing_ok=True)
     if cfg.results:
@@ -718,7 +718,7 @@ def _curves(history, cfg, stores) -> pd.DataFrame:
     digest = sha256()
     for store in stores:
         digest.update(store.values.cpu().contiguous().numpy().tobytes())
-    about = dict(experiment=cfg.results, seed=cfg.seed, device=processor())
+    about = dict(experiment=cfg.results, seed=cfg.seed, device=device_name())
     about |= dict(config_hash=hash_config(cfg), data_hash=digest.hexdigest()[:12])
     return pd.DataFrame(history).assign(**about)[CURVE_COLUMNS]
 

@@ -6,12 +6,13 @@
 __all__ = ['JSON_BYTES', 'SEAL_KEYS', 'MODEL_CLASSES', 'NOT_COMPUTED', 'NOT_SEALED', 'RUN_FORMAT', 'RESULT_COLUMNS',
            'LEDGER_COLUMNS', 'LEDGER_PAGE_BYTES', 'in_test', 'set_seed', 'check_params', 'Config', 'injected_params',
            'make_config', 'opened_by_hand', 'quick_size', 'check_range', 'check_positive', 'check_choice',
-           'added_field', 'renamed_field', 'placed_field', 'plain_config', 'hash_config', 'processor', 'environment',
-           'temporary_beside', 'write_bytes', 'write_json', 'DamagedFile', 'read_json', 'scratch_folder', 'file_hash',
-           'write_sealed', 'find_damage', 'read_sealed', 'table_text', 'write_table', 'save_tensors', 'load_tensors',
-           'find_module', 'find_model_class', 'make_model', 'write_description', 'read_description', 'save_model',
-           'load_model', 'repo_root', 'hash_computation', 'run_files', 'compare_data', 'Run', 'results_dir',
-           'results_file', 'published_file', 'result_rows', 'write_results', 'read_ledger', 'write_ledger']
+           'added_field', 'renamed_field', 'placed_field', 'plain_config', 'hash_config', 'processor', 'device_name',
+           'environment', 'temporary_beside', 'write_bytes', 'write_json', 'DamagedFile', 'read_json', 'scratch_folder',
+           'file_hash', 'write_sealed', 'find_damage', 'read_sealed', 'table_text', 'write_table', 'save_tensors',
+           'load_tensors', 'find_module', 'find_model_class', 'make_model', 'write_description', 'read_description',
+           'save_model', 'load_model', 'repo_root', 'hash_computation', 'run_files', 'compare_data', 'Run',
+           'results_dir', 'results_file', 'published_file', 'result_rows', 'write_results', 'read_ledger',
+           'write_ledger']
 
 # %% ../nbs/02c_runs.ipynb #4fa57288
 import ast
@@ -244,6 +245,13 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     version = '/'.join(info[k] for k in ('cpu family', 'model', 'stepping') if k in info)
     return f'{info["model name"]} {version}'.strip()
+
+# %% ../nbs/02c_runs.ipynb #77188faf
+def device_name() -> str:
+    "Where trainings compute: the name of the accelerator, or that of the processor"
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return processor()
 
 # %% ../nbs/02c_runs.ipynb #5b20ca10
 def environment() -> dict:  # Versions, processor, threads
