@@ -7,6 +7,7 @@ __all__ = ['EACH_INGREDIENT', 'PretrainAblationConfig', 'changed_pretraining', '
            'ablation_differences', 'pretrain_ablation_table', 'plot_pretrain_ablation']
 
 # %% ../nbs/07l_pretrain_ablation.ipynb #7b0805ad
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -56,7 +57,7 @@ EACH_INGREDIENT = '; '.join(
 class PretrainAblationConfig(TaskConfig):
     "A pretraining, what is changed in it, and where the encoders are evaluated"
 
-    changes: str = ''  # Separated by ';', each 'name=value'; empty: each ingredient
+    changes: str = ''  # By ';', each 'name=value' or several of them; empty: each ingredient
     datasets: str = PretrainConfig.datasets  # Of the unchanged pretraining, comma-separated
     corpus: str = ''  # Folder of stores; empty: made from the data sets
     steps: int = 400  # Of each pretraining
@@ -111,20 +112,24 @@ _NOT_CHANGED = ('corpus', 'exclude', 'precision', 'seed', 'run', 'results', 'mot
 
 
 def changed_pretraining(
-    change: str,  # 'contrast=0'; empty: nothing is changed
+    change: str,  # 'contrast=0', or several as 'dim=192,supervise=0'; empty: nothing is changed
     cfg: PretrainConfig,
 ) -> PretrainConfig:
-    "A pretraining with one field changed; raises ValueError or TypeError for what cannot be"
-    if not change:
-        return cfg
-    name, value = name_and_value(change)
+    "A pretraining with fields changed; raises ValueError or TypeError for what cannot be"
+    for assignment in re.split(r',(?=\s*\w+\s*=)', change) if change else ():
+        cfg = _with_field(assignment, cfg)
+    return cfg
+
+
+def _with_field(assignment, cfg):
+    name, value = name_and_value(assignment)
     allowed = [f.name for f in fields(PretrainConfig) if f.name not in _NOT_CHANGED]
     if name not in allowed:
         raise ValueError(f"'{name}' cannot be changed here, only: {', '.join(allowed)}")
     check_params(PretrainConfig, {name: value})
     value = type(getattr(cfg, name))(value)
     if value == getattr(cfg, name):
-        raise ValueError(f"'{change}' changes nothing: the pretraining has this value already")
+        raise ValueError(f"'{assignment}' changes nothing: the pretraining has this value already")
     return replace(cfg, **{name: value})
 
 # %% ../nbs/07l_pretrain_ablation.ipynb #e92be3f0

@@ -84,6 +84,15 @@ def test_every_ingredient_can_be_changed_and_is_not_so_already():
     assert changed_pretraining('', cfg.pretraining) == cfg.pretraining
 
 
+def test_a_change_of_several_fields_changes_each_and_lists_keep_their_commas():
+    changed = changed_pretraining('datasets=hapt,dsads, dim=48,supervise=0', PretrainConfig())
+    assert (changed.datasets, changed.dim, changed.supervise) == ('hapt,dsads', 48, 0.0)
+    with pytest.raises(ValueError, match="'dim=96' changes nothing"):
+        changed_pretraining('supervise=0,dim=96', PretrainConfig())
+    with pytest.raises(ValueError, match="'seed' cannot be changed here"):
+        changed_pretraining('supervise=0,seed=3', PretrainConfig())
+
+
 @pytest.mark.parametrize(
     'change, error, says',
     [
