@@ -311,7 +311,8 @@ def run_score_distill(
     if cfg.needs_features:  # of training trials only
         recordings = load_dataset(cfg.dataset, cfg.data_root).recordings
         ids = sorted({int(i) for split in splits for i in split.train})
-        features = depth_features(DepthConfig(cfg.dataset), recordings, windows, ids)
+        cfg_depth = DepthConfig(cfg.dataset, models='motion_maps')
+        features = depth_features(cfg_depth, recordings, windows, ids)
     tasks = [
         (cfg, run.path, split, seed, features) for seed in range(cfg.seeds) for split in splits
     ]

@@ -13,6 +13,7 @@ from harkd.depth_maps import (
     DepthConfig,
     DepthFeatures,
     _orientations,
+    _over_viewpoints,
     average_scores,
     body_box,
     depth_grid,
@@ -24,6 +25,7 @@ from harkd.depth_maps import (
     project_depth,
     render_depth,
     ridge_scores,
+    rotate_depth,
     run_depth,
 )
 from harkd.experiment import experiment_splits
@@ -141,10 +143,12 @@ def test_all_models_learn_from_the_training_trials_and_judge_the_others(final, m
     if final:
         split = replace(split, test=split.val, val=split.train[:0])
     number = np.arange(len(windows), dtype=np.float32)
-    features = DepthFeatures(number[:, None], number[:, None], number[:, None, None], 'h')
+    rotated = np.stack([number, number], 1)[..., None]  # two viewpoints of each trial
+    one = number[:, None], number[:, None], number[:, None, None]
+    features = DepthFeatures(*one, 'h', rotated, rotated[..., None])
     seen = []
 
-    def learn(x, y, at, *rest):
+    def learn(x, y, at, *rest, **options):
         seen.append((x.ravel(), y, at.ravel()))
         return np.zeros((len(at), 6))
 
@@ -156,11 +160,50 @@ def test_all_models_learn_from_the_training_trials_and_judge_the_others(final, m
     monkeypatch.setattr('harkd.depth_maps.as_array', trials)
     found = depth_scores(cfg, features, split, 0)
     judged = split.test if final else split.val
-    assert list(found) == list(DEPTH_MODELS) and len(seen) == 4
+    assert list(found) == list(DEPTH_MODELS)
+    assert sorted(len(x) // len(split.train) for x, _, _ in seen) == [1, 1, 1, 1, 2, 2]
     for x, y, at in seen:
-        assert x.tolist() == split.train.tolist() and at.tolist() == judged.tolist()
-        assert y.tolist() == windows.y[split.train].tolist()
+        views = len(x) // len(split.train)
+        assert x.tolist() == views * split.train.tolist()
+        assert at.tolist() == views * judged.tolist()
+        assert y.tolist() == views * windows.y[split.train].tolist()
     assert not set(windows.table.subject[split.train]) & set(windows.table.subject[judged])
+
+
+def test_scores_are_averaged_over_the_viewpoints_of_the_same_trial():
+    train = np.arange(6.0).reshape(3, 2, 1)
+    at = np.array([[[10.0], [30.0]], [[100.0], [500.0]]])  # two trials, two viewpoints
+    found = _over_viewpoints(lambda x, y, at: np.hstack([at, -at]), train, np.arange(3), at)
+    assert found.tolist() == [[20, -20], [300, -300]]
+
+
+@pytest.mark.parametrize('yaw, pitch, moved', [(10, 0, (0, 1)), (0, 10, (1, 0)), (-10, 0, (0, -1))])
+def test_rotation_moves_what_is_farther_and_turns_about_the_middle(yaw, pitch, moved):
+    depth = np.zeros((2, 60, 80), np.uint16)
+    depth[:, 29:31, 39:41] = 2000  # the middle of the body, in the middle of the image
+    depth[0, 29, 39] = 2400
+    turned = rotate_depth(depth, yaw, pitch)
+    assert turned.dtype == np.uint16
+    row, column = np.argwhere(turned[0] == turned[0].max()).mean(0)
+    focal = 40 / np.tan(np.deg2rad(28.5))
+    shift = np.sin(np.deg2rad(10)) * 400 / (2000 + np.cos(np.deg2rad(10)) * 400) * focal
+    expected = np.array([29, 39]) + shift * np.array(moved)
+    np.testing.assert_allclose([row, column], expected, atol=0.75)
+    here = np.argwhere(turned[1])
+    np.testing.assert_allclose(here.mean(0), [29.5, 39.5], atol=0.6)  # the middle stays
+
+
+def test_rotation_keeps_the_nearest_point_and_leaves_nothing_outside():
+    depth = np.zeros((1, 60, 80), np.uint16)
+    depth[0, 30, 40], depth[0, 30, 41] = 2000, 1500
+    depth[0, :, 0] = 3000  # at the border: some of it leaves the image
+    turned = rotate_depth(depth, 30, 0)
+    assert turned.shape == depth.shape and 0 < (turned > 0).sum() <= 4 * (depth > 0).sum()
+    assert rotate_depth(np.zeros((2, 5, 6), np.uint16), 10, 5).sum() == 0
+    wall = np.full((1, 60, 80), 2000, np.uint16)
+    wall[0, 20:40, 30:50] = 1500  # hides what is behind it
+    front = rotate_depth(wall, 0.01, 0)
+    assert (front[0, 22:38, 32:48] < 1600).all()
 
 
 def test_sections_hold_equal_motion_not_equal_time():
