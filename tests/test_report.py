@@ -13,6 +13,7 @@ from harkd.experiment import DataConfig
 from harkd.report import (
     Chart,
     ReportConfig,
+    _clear_probes,
     arms_chart,
     arms_table,
     confusion_chart,
@@ -26,6 +27,8 @@ from harkd.report import (
     make_report,
     markdown_table,
     pareto_chart,
+    points_ahead,
+    probe_rows,
     read_results,
     report_parts,
     subjects_chart,
@@ -213,6 +216,55 @@ def test_the_gain_in_the_goals_is_that_of_the_table(monkeypatch):
     gain = (means.distilled - means.control) * 100
     measured = goals_table().measured['gain by the teachers, UTD-MHAD (points)']
     assert measured.split(' ')[0] == f'{gain:.1f}'
+
+
+def curves(**lead):
+    "k-curves of two subjects: every control at 0.5, the encoder ahead by `lead` points at each k"
+    arms = ('random', 'bands', 'minirocket', 'scratch')
+    rows = [
+        dict(row(arm, 0, 0.5), method=f'k={k}', fold=who, macro_f1=0.5)
+        for arm in arms
+        for k in (1, 2, 4)
+        for who in ('s1', 's2')
+    ]
+    encoder = [
+        dict(
+            row('pretrained', 0, 0.5), method=k.replace('k', 'k='), fold=who, macro_f1=0.5 + p / 100
+        )
+        for k, p in lead.items()
+        for who in ('s1', 's2')
+    ]
+    return rows, encoder
+
+
+@pytest.mark.parametrize(
+    'last, sets', [(0.06, 2), (0.04, 1), (-1, 1)], ids=['ahead', 'a tie', 'behind']
+)
+def test_an_encoder_is_ahead_of_a_control_by_more_than_a_tie(last, sets):
+    controls, encoder = curves(k1=1, k2=2, k4=last)
+    write_results('probe_first', controls + encoder)
+    write_results('probe_second', controls + curves(k1=1, k2=1, k4=1)[1])
+    assert _clear_probes(('first', 'second')) == sets
+    lead, low = points_ahead(probe_rows('first'), 4)
+    assert (lead, low) == pytest.approx((last, last))
+
+
+def test_later_encoders_are_compared_with_the_controls_of_the_first_table():
+    controls, encoder = curves(k1=1, k2=1, k4=1)
+    write_results('probe_first', controls + encoder)
+    write_results('probe_first_long', curves(k1=3, k2=-3, k4=1)[1])
+    leads = [points_ahead(probe_rows('first', 'long'), k)[0] for k in (1, 2, 4)]
+    assert leads == pytest.approx([3, -3, 1]) and _clear_probes(('first',), 'long') == 0
+
+
+def test_the_best_control_decides():
+    controls, encoder = curves(k1=1, k2=1, k4=1)
+    for r in controls:
+        if r['arm'] == 'minirocket' and r['method'] == 'k=4':
+            r['macro_f1'] = 0.53
+    write_results('probe_first', controls + encoder)
+    assert points_ahead(probe_rows('first'), 4)[0] == pytest.approx(-2)
+    assert points_ahead(probe_rows('first'), 2)[0] == pytest.approx(1)
 
 
 def test_a_report_writes_what_is_there_and_names_what_is_missing(tmp_path):
