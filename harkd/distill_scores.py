@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['left_out_scores', 'teacher_logits', 'mean_logits', 'SavedTeacher', 'NumberedLoader', 'taught_by',
-           'ScoreDistillConfig', 'score_windows', 'make_score_student', 'saved_teacher', 'score_rows',
-           'run_score_distill', 'score_table', 'score_predictions']
+           'ScoreDistillConfig', 'score_windows', 'make_score_student', 'subjects_behind', 'check_scores_unseen',
+           'saved_teacher', 'score_rows', 'run_score_distill', 'score_table', 'score_predictions']
 
 # %% ../nbs/05c_distill_scores.ipynb #05c10002
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,14 @@ from .cost import count_macs, count_params
 from .data import load_dataset
 from .depth_maps import DepthConfig, DepthFeatures, depth_features
 from .distill import DistillationLoss, StudentWithProjectors, probe_features, split_names
-from .experiment import FitConfig, evaluated_part, experiment_splits, result_facts, run_tasks
+from harkd.experiment import (
+    DataConfig,
+    FitConfig,
+    evaluated_part,
+    experiment_splits,
+    result_facts,
+    run_tasks,
+)
 from .image_encodings import make_image_student
 from .methods import find_method
 from .metrics import fit_temperature, mean_interval, scores, show_interval
@@ -33,6 +40,7 @@ from harkd.runs import (
     check_range,
     hash_config,
     load_tensors,
+    read_json,
     read_sealed,
     save_tensors,
     set_seed,
@@ -40,7 +48,14 @@ from harkd.runs import (
     write_results,
     write_sealed,
 )
-from .split import BatchLoader, Split, step_seed
+from harkd.split import (
+    BatchLoader,
+    LeakError,
+    Split,
+    held_out_subjects,
+    step_seed,
+    subject_names,
+)
 from .student import Features, HarModel, make_student
 from .train import cross_entropy, predict, train
 
@@ -222,6 +237,38 @@ def make_score_student(
         return make_image_student(name, windows, (cfg.student_inputs,), kind=cfg.images)
     return make_student(cfg.student, windows, (cfg.student_inputs,))
 
+# %% ../nbs/05c_distill_scores.ipynb #648fd2fb
+def subjects_behind(
+    run: str | Path,  # Folder of a run on folds
+    windows: Windows,  # Of the same data set
+    known: np.ndarray,  # (n,) bool: windows with left-out scores
+) -> set[str]:
+    "Whom the models of a run have learned from; without a config.json, who has scores"
+    names = subject_names(windows)
+    path = Path(run) / 'config.json'
+    if not path.exists():
+        return set(names[known])
+    saved = read_json(path)
+    own = {f.name: saved[f.name] for f in fields(DataConfig) if f.name in saved}
+    splits = experiment_splits(DataConfig(**own), windows)
+    return {name for split in splits for name in names.iloc[split.train]}
+
+
+def check_scores_unseen(
+    behind: set[str],  # Whom the teacher's models have learned from
+    split: Split,
+    teacher: str,  # For the message
+):
+    "Raise `LeakError` where a held-out subject is among them"
+    leaked = sorted(behind & held_out_subjects(split))
+    if leaked:
+        raise LeakError(
+            f"'{teacher}': its models have learned from {', '.join(leaked)}, held out in fold "
+            f"'{split.fold}' here, and their scores of other subjects tell the student about them; "
+            'evaluate the official test subjects (-p final True), or take scores of a run that '
+            'these subjects had no part in'
+        )
+
 # %% ../nbs/05c_distill_scores.ipynb #05c1a009
 def saved_teacher(
     cfg: ScoreDistillConfig,
@@ -231,10 +278,12 @@ def saved_teacher(
 ) -> SavedTeacher:
     "Left-out scores; motion maps, by principal components of the training part, and grid series"
     windows = split.windows
-    members = []
+    members, behind = [], set()
     for source, model in cfg.members:
         path = source if Path(source).is_dir() else Run(source).path
         members.append(left_out_scores(path, model, windows.y))
+        behind |= subjects_behind(path, windows, ~members[-1].isnan().any(1).numpy())
+    check_scores_unseen(behind, split, cfg.teacher)
     logits = mean_logits(members, windows.y)
     if logits[split.train].isnan().any():
         raise ValueError(f"run '{cfg.teacher}' has no left-out scores for some training windows")

@@ -3,17 +3,20 @@
 A classifier here stands in for the real one and keeps what it was given. Each window is the number
 of its row, so no window of another part can hide among those that were learned from."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from harkd import arena, baselines, corruptions, distill_scores, learning_curve
 from harkd.depth_maps import DepthFeatures
 from harkd.distill import probe_features
 from harkd.experiment import DataConfig, experiment_splits, experiment_windows
-from harkd.split import BatchLoader, Split
+from harkd.runs import save_tensors
+from harkd.split import BatchLoader, LeakError, Split
 from harkd.student import make_student
 from harkd.teacher import RocketTeacher, fit_rocket
 
@@ -105,7 +108,9 @@ def test_vectors_of_saved_teachers_are_fitted_on_the_training_trials(split, monk
     others = maps.copy()
     others[split.val] *= 50
     logits = np.zeros((len(windows), len(windows.classes)), np.float32)
-    monkeypatch.setattr(distill_scores, 'left_out_scores', lambda *args: logits)
+    logits[split.val] = np.nan  # nothing has learned from them
+    scores = distill_scores.torch.from_numpy(logits)
+    monkeypatch.setattr(distill_scores, 'left_out_scores', lambda *args: scores)
     monkeypatch.setattr(
         distill_scores, 'mean_logits', lambda *args: distill_scores.torch.from_numpy(logits)
     )
@@ -116,6 +121,40 @@ def test_vectors_of_saved_teachers_are_fitted_on_the_training_trials(split, monk
         features = DepthFeatures(values, values, grids, 'h')
         vectors.append(distill_scores.saved_teacher(cfg, split, features, 4).vectors[split.train])
     assert np.array_equal(*vectors)
+
+
+@pytest.mark.parametrize('fold', [-1, 1])
+def test_scores_of_models_that_learned_from_a_held_out_subject_do_not_teach(fold, split, tmp_path):
+    "Also where the run has fold 1 alone: its models have learned from the subjects of fold 0"
+    windows = split.windows
+    own = DataConfig('synth', folds=3, fold=fold, split='subject_kfold')
+    (tmp_path / 'config.json').write_text(json.dumps(asdict(own)))
+    known = np.zeros(len(windows), bool)
+    known[[i for s in experiment_splits(own, windows) for i in s.val]] = True
+    behind = distill_scores.subjects_behind(tmp_path, windows, known)
+    own_of_fold_1 = set(windows.table.subject[known]) if fold == 1 else set()
+    assert behind == set(windows.table.subject) - own_of_fold_1
+    with pytest.raises(LeakError, match='-p final True'):
+        distill_scores.check_scores_unseen(behind, split, 'a run')
+    of_training = set(windows.table.subject[split.train])
+    distill_scores.check_scores_unseen(of_training, split, 'a run')
+
+
+def test_a_teacher_of_saved_scores_is_checked(split, tmp_path):
+    windows = split.windows
+    cfg = SimpleNamespace(members=[(str(tmp_path), 'depth')], teacher='a run')
+
+    def save(ids):
+        y = torch.tensor(windows.y[ids])
+        tensors = dict(depth=torch.eye(len(windows.classes))[y], y=y, ids=torch.tensor(ids))
+        save_tensors(tmp_path / 'folda_seed0' / 'scores.safetensors', tensors)
+
+    save(np.arange(len(windows)))
+    with pytest.raises(LeakError, match="'a run': its models have learned from"):
+        distill_scores.saved_teacher(cfg, split)
+    save(split.train)
+    teacher = distill_scores.saved_teacher(cfg, split)
+    assert not teacher.logits[split.train].isnan().any() and teacher.logits[split.val].isnan().all()
 
 
 def test_methods_with_a_memory_of_windows_know_the_training_windows_only(split):
