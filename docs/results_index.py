@@ -142,6 +142,10 @@ WITHOUT_RECIPE = {
         'decisions of `spar_wide_20k` for each window',
         'recipe `spar_wide_20k`',
     ),
+    'utd_scores_leak.csv': (
+        'a leak: saved scores teach on the folds they come from, which is refused since',
+        'chapter 05c, before 27 November 2026',
+    ),
     'utd_taught_video_predictions.csv.gz': (
         'decisions of the students that saved scores taught',
         'chapter 05c: `score_predictions`',
