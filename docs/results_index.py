@@ -142,6 +142,14 @@ WITHOUT_RECIPE = {
         'decisions of `spar_wide_20k` for each window',
         'recipe `spar_wide_20k`',
     ),
+    'utd_encoder_20k_loso_predictions.csv.gz': (
+        'decisions of `utd_encoder_20k_loso` for each window',
+        'recipe `utd_encoder_20k_loso`',
+    ),
+    'utd_encoder_80k_loso_predictions.csv.gz': (
+        'decisions of `utd_encoder_80k_loso` for each window',
+        'recipe `utd_encoder_80k_loso`',
+    ),
     'utd_scores_leak.csv': (
         'a leak: saved scores teach on the folds they come from, which is refused since',
         'chapter 05c, before 27 November 2026',
