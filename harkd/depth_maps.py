@@ -197,7 +197,9 @@ def rotate_depth(
     pitch: float,  # Degrees, about the horizontal axis; positive: what is farther moves down
     field: float = 57.0,  # Degrees, horizontal field of view; the Kinect's
 ) -> np.ndarray:  # (t,h,w) uint16, mm
-    "A depth video with its body turned about the middle of the body"
+    "A depth video with its body turned about the middle of the body; raises ValueError for `field`"
+    if not 0 < field < 180:
+        raise ValueError(f'field must be in (0,180) degrees, got {field}')
     body = depth > 0
     if not body.any() or not (yaw or pitch):
         return depth.astype(np.uint16)

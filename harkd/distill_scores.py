@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['left_out_scores', 'teacher_logits', 'mean_logits', 'SavedTeacher', 'NumberedLoader', 'taught_by',
-           'ScoreDistillConfig', 'score_windows', 'make_score_student', 'subjects_behind', 'check_scores_unseen',
+           'ScoreDistillConfig', 'score_windows', 'make_score_student', 'teacher_subjects', 'check_scores_unseen',
            'saved_teacher', 'score_rows', 'run_score_distill', 'score_table', 'score_predictions']
 
 # %% ../nbs/05c_distill_scores.ipynb #05c10002
@@ -238,7 +238,7 @@ def make_score_student(
     return make_student(cfg.student, windows, (cfg.student_inputs,))
 
 # %% ../nbs/05c_distill_scores.ipynb #648fd2fb
-def subjects_behind(
+def teacher_subjects(
     run: str | Path,  # Folder of a run on folds
     windows: Windows,  # Of the same data set
     known: np.ndarray,  # (n,) bool: windows with left-out scores
@@ -255,12 +255,12 @@ def subjects_behind(
 
 
 def check_scores_unseen(
-    behind: set[str],  # Whom the teacher's models have learned from
+    seen: set[str],  # Whom the teacher's models have learned from
     split: Split,
     teacher: str,  # For the message
 ):
     "Raise `LeakError` where a held-out subject is among them"
-    leaked = sorted(behind & held_out_subjects(split))
+    leaked = sorted(seen & held_out_subjects(split))
     if leaked:
         raise LeakError(
             f"'{teacher}': its models have learned from {', '.join(leaked)}, held out in fold "
@@ -278,12 +278,12 @@ def saved_teacher(
 ) -> SavedTeacher:
     "Left-out scores; motion maps, by principal components of the training part, and grid series"
     windows = split.windows
-    members, behind = [], set()
+    members, seen = [], set()
     for source, model in cfg.members:
         path = source if Path(source).is_dir() else Run(source).path
         members.append(left_out_scores(path, model, windows.y))
-        behind |= subjects_behind(path, windows, ~members[-1].isnan().any(1).numpy())
-    check_scores_unseen(behind, split, cfg.teacher)
+        seen |= teacher_subjects(path, windows, ~members[-1].isnan().any(1).numpy())
+    check_scores_unseen(seen, split, cfg.teacher)
     logits = mean_logits(members, windows.y)
     if logits[split.train].isnan().any():
         raise ValueError(f"run '{cfg.teacher}' has no left-out scores for some training windows")

@@ -131,11 +131,11 @@ def test_scores_of_models_that_learned_from_a_held_out_subject_do_not_teach(fold
     (tmp_path / 'config.json').write_text(json.dumps(asdict(own)))
     known = np.zeros(len(windows), bool)
     known[[i for s in experiment_splits(own, windows) for i in s.val]] = True
-    behind = distill_scores.subjects_behind(tmp_path, windows, known)
+    seen = distill_scores.teacher_subjects(tmp_path, windows, known)
     own_of_fold_1 = set(windows.table.subject[known]) if fold == 1 else set()
-    assert behind == set(windows.table.subject) - own_of_fold_1
+    assert seen == set(windows.table.subject) - own_of_fold_1
     with pytest.raises(LeakError, match='-p final True'):
-        distill_scores.check_scores_unseen(behind, split, 'a run')
+        distill_scores.check_scores_unseen(seen, split, 'a run')
     of_training = set(windows.table.subject[split.train])
     distill_scores.check_scores_unseen(of_training, split, 'a run')
 
