@@ -66,6 +66,10 @@ WITHOUT_RECIPE = {
         'loader, encoders, memory and a training step of the pretraining',
         '`python -m tests.bench_pretrain`',
     ),
+    'pretrain_side_by_side.json': (
+        'pretrainings side by side on one GPU; a full-size one, killed and resumed',
+        'by hand, from the logs of 27 November 2026',
+    ),
     'bench_first_step.json': (
         'seconds from `harkd run distill` to its first training step',
         '`python -m tests.bench_first_step`',
